@@ -1,0 +1,51 @@
+"""The Python extension API: what `$ext.<name>.<method>(...)` calls.
+
+An extension is any object with `name` and `methods`. Operators add their own through the
+entry-point group `nexus.extensions` (a callable that takes the `RuntimeConfig`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+
+class ExtensionError(Exception):
+    """Rejects the handler's promise with an `Error` of this name and message; both are shown to the guest."""
+
+    def __init__(self, message: str, *, name: str = "ExtensionError") -> None:
+        super().__init__(message)
+        self.name = name
+        self.message = message
+
+
+class ExtensionCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of an extension method. `args` came from the guest: JSON values, otherwise unchecked."""
+
+    method: str
+    args: tuple[Any, ...]
+    handler: str
+    request_id: str
+    remaining_seconds: float | None
+    """Time left of the call's wall limit; None means no limit. The runtime cancels at the end of it."""
+    settings: Mapping[str, Any] = {}
+    """The manifest's table of the extension's name, e.g. `[http]`."""
+    traceparent: str | None = None
+
+
+
+class Extension(Protocol):
+    """One entry under `$ext`. Each method returns a JSON value or raises `ExtensionError`."""
+
+    @property
+    def name(self) -> str:
+        """The name under `$ext`, and of the capability `ext:<name>`."""
+
+    @property
+    def methods(self) -> Mapping[str, Callable[[ExtensionCall], Awaitable[Any]]]:
+        """The methods by name."""
+
+    async def close(self) -> None:
+        """Release connections; called once at shutdown."""

@@ -1,0 +1,27 @@
+"""Frozen snapshots of live parts, for metrics, logs and tests. Never live internals."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PoolStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """`InstancePool.statistics()`: counts of instances by state, waiters, bytes and totals since start."""
+
+    free: int
+    reserved: int
+    running: int
+    suspended: int
+    waiting: int
+    memory_bytes: int
+    peak_memory_bytes: int
+    created_total: int
+    retired_total: int
+
+
+class CacheStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """One cache tier: entries, bytes held, and its bound in bytes."""
+
+    entries: int
+    bytes: int
+    max_bytes: int
