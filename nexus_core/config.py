@@ -34,7 +34,7 @@ _HOUR_MS = 3600 * 1000
 
 
 class ConfigError(NexusError):
-    """A setting stops the start; the message names its variable (or file and key), value and allowed range."""
+    """A setting stops the start; the message names its variable (or file and key), value and range."""
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

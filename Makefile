@@ -1,0 +1,45 @@
+# Every target makes the virtual environment it needs; python3 (3.11 or later) with venv and pip is enough.
+PYTHON ?= python3
+VENV ?= .venv
+# Empty it to run the tests without measuring coverage.
+COVERAGE ?= --cov --cov-report=term
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: run test check fmt bench soak fuzz clean
+
+run: $(READY)  ## serve handlers/ on 127.0.0.1:8080
+	$(BIN)/nexus serve
+
+test: $(READY)  ## run the tests; fails below the coverage floor of pyproject.toml
+	$(BIN)/pytest $(COVERAGE)
+
+check: $(READY)  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: $(READY)  ## format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure, and print the table
+	$(BIN)/python -m bench
+
+soak: $(READY)  ## the tests that run for minutes
+	$(BIN)/pytest -m soak
+
+fuzz: $(READY)  ## every property, with many more random examples than `make test` tries
+	$(BIN)/pytest -m "hypothesis and not soak" --hypothesis-profile=fuzz
+
+clean:  ## remove what these targets made
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist
+	rm -rf nexus.egg-info
+	find nexus_core functions bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nexus needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
