@@ -135,7 +135,9 @@ class SharedCells:
         self._map.close()
         os.close(self._fd)
         self._fd = -1
+        # What is still recorded goes nowhere.
         self.values = memoryview(bytearray(self._capacity)).cast("d")
+        self._capacity = 0
 
 
 class WorkerDirectory:

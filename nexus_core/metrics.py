@@ -68,7 +68,7 @@ class MetricsCollector:
         self._peak = self._start("nexus_peak_memory_bytes")
         self._wait = self._start("nexus_pool_wait_seconds")
 
-    def record_execution(
+    def record_execution(  # noqa: PLR0917 - the hot path: naming the arguments costs time at each call
         self,
         handler: str,
         status: str,
@@ -94,8 +94,7 @@ class MetricsCollector:
             values[seconds_row + _BUCKET_FLOATS - 1] += seconds
             values[rows.cpu] += 1.0
             values[rows.cpu + 1] += cpu_seconds
-            if peak_memory > values[self._peak]:
-                values[self._peak] = peak_memory
+            values[self._peak] = max(values[self._peak], peak_memory)
             for function, count in host_calls.items():
                 start = self._functions.get(function)
                 values[self._admit_function(function) if start is None else start] += count
@@ -215,7 +214,8 @@ class MetricsCollector:
         return start
 
     def _admit(self, handler: str) -> _HandlerRows:
-        if handler != OTHER and (len(self._handlers) >= self._max_handlers or len(handler) > MAX_LABEL_CHARS):
+        named = len(self._handlers) - (OTHER in self._handlers)
+        if handler != OTHER and (named >= self._max_handlers or len(handler) > MAX_LABEL_CHARS):
             return self._handlers.get(OTHER) or self._admit(OTHER)
         rows = _HandlerRows(
             {
