@@ -1,0 +1,98 @@
+"""What starts a handler beside `POST /invoke/<name>`: triggers, and the rules of HTTP routes."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from nexus_core.errors import InvalidHandler
+
+TRIGGER_KINDS = ("http", "cloudevent", "sqs", "kinesis", "dynamodb", "sns", "s3", "eventbridge", "schedule")
+"""The kinds of trigger; a `[[triggers]]` table has exactly one of them as its key."""
+
+HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+RESERVED_ROOTS = frozenset(
+    {"invoke", "suspensions", "handlers", "sessions", "health", "metrics", "console", "docs", "openapi.json"}
+)
+"""First path segments that belong to Nexus itself; `POST /` is its CloudEvents route."""
+
+MAX_PATTERN_LENGTH = 512
+
+_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()+,;=:@-]+")
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Trigger(NamedTuple):
+    """One event source of a handler: a kind of `TRIGGER_KINDS` and its pattern, e.g. `GET /users/{id}`."""
+
+    kind: str
+    pattern: str
+
+
+class HttpRoute(NamedTuple):
+    """A parsed HTTP trigger: the method, and the path's segments; a parameter's segment is `{name}`."""
+
+    method: str
+    segments: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The path as it is written, e.g. `/users/{id}`."""
+        return "/" + "/".join(self.segments)
+
+    @property
+    def shape(self) -> tuple[str, ...]:
+        """What the route claims, whatever its parameters are called: two routes of one shape collide."""
+        return (self.method, *("{}" if segment.startswith("{") else segment for segment in self.segments))
+
+    @property
+    def precedence(self) -> tuple[tuple[bool, str], ...]:
+        """Sort key that puts a literal segment before a parameter: `/users/me` before `/users/{id}`."""
+        return tuple((segment.startswith("{"), segment) for segment in (*self.segments, self.method))
+
+
+def parse_trigger(kind: str, pattern: str) -> Trigger:
+    """A checked trigger; raises `InvalidHandler` that says what is allowed."""
+    if kind not in TRIGGER_KINDS:
+        raise InvalidHandler(f"trigger kind {kind!r} is not known; allowed are {', '.join(TRIGGER_KINDS)}")
+    if not pattern or not pattern.isprintable() or pattern != pattern.strip():
+        raise InvalidHandler(f"trigger {kind} must be a printable string without spaces around it")
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise InvalidHandler(f"trigger {kind} is longer than {MAX_PATTERN_LENGTH} characters")
+    if kind == "http":
+        parse_http_route(pattern)
+    return Trigger(kind, pattern)
+
+
+def parse_http_route(pattern: str) -> HttpRoute:
+    """Read `METHOD /path/{param}`; raises `InvalidHandler` for a bad or a reserved route."""
+    method, _, path = pattern.partition(" ")
+    if method not in HTTP_METHODS:
+        raise InvalidHandler(
+            f"HTTP trigger {pattern!r} must read 'METHOD /path' with a method of {', '.join(HTTP_METHODS)}"
+        )
+    if not path.startswith("/"):
+        raise InvalidHandler(f"HTTP trigger {pattern!r}: the path must start with '/'")
+    segments = tuple(path[1:].split("/")) if path != "/" else ()
+    names = [name for segment in segments if (name := _checked_segment(pattern, segment))]
+    if len(names) != len(set(names)):
+        raise InvalidHandler(f"HTTP trigger {pattern!r} uses a parameter's name twice")
+    if (segments and segments[0] in RESERVED_ROOTS) or (method == "POST" and not segments):
+        roots = ", ".join(f"/{root}" for root in sorted(RESERVED_ROOTS))
+        raise InvalidHandler(
+            f"HTTP trigger {pattern!r} claims a path of Nexus itself; reserved are POST / and {roots}"
+        )
+    return HttpRoute(method, segments)
+
+
+def _checked_segment(pattern: str, segment: str) -> str | None:
+    """The name of a parameter's segment, None for a literal one."""
+    if parameter := _PARAMETER.fullmatch(segment):
+        return parameter[1]
+    if segment in {"", ".", ".."} or not _LITERAL.fullmatch(segment):
+        raise InvalidHandler(
+            f"HTTP trigger {pattern!r}: path segment {segment!r} must be a {{name}} "
+            "or letters, digits and ._~!$&'()+,;=:@-"
+        )
+    return None
