@@ -360,5 +360,7 @@ def _close(name: str, known: list[str]) -> str:
     """A hint at the known name the unknown one most likely meant."""
     import difflib  # here, because only a mistake needs it
 
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    # A limit put outside its table is the commonest slip in a file, so tables do not count.
+    by_last_part = {one.rpartition(".")[2]: one for one in known}
+    matches = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    return f"; did you mean {by_last_part[matches[0]]}?" if matches else ""
