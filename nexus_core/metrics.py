@@ -26,7 +26,7 @@ MAX_LABEL_CHARS = 100
 MAX_FUNCTIONS = 256
 _REFRESH_SECONDS = 1.0
 _BASE_BYTES = 128 * 1024
-_HANDLER_BYTES = 2048
+_HANDLER_BYTES = 1024
 _BUCKET_FLOATS = len(BUCKETS) + 2
 """A histogram's row: one count per bucket, one above the last, and the sum."""
 
