@@ -1,0 +1,182 @@
+"""Read what a guest hands over, and check all of it: here the guest's word becomes the host's fact.
+
+The guest is hostile and can forge any part of this text, so each operation is held against the
+call's capabilities and counted against its limits, whatever the bootstrap already checked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+import msgspec
+
+from nexus_core.capabilities import CapabilitySet
+from nexus_core.errors import GuestError, LimitBreach, PayloadTooLarge, PermissionDenied, ResourceLimitExceeded
+from nexus_core.limits import ResourceLimits
+from nexus_core.result import EmittedEvent, LogRecord, PendingCall, StateMutation, ViewCommand
+
+_NULL = msgspec.Raw(b"null")
+_MOST_DENIALS = 100
+
+
+class Thrown(msgspec.Struct, frozen=True):
+    """What the handler threw or rejected with, as text; nothing of it is trusted."""
+
+    name: str | None = None
+    message: str | None = None
+    stack: str | None = None
+
+
+class _Set(msgspec.Struct, frozen=True, array_like=True, tag="set"):
+    key: str
+    value: msgspec.Raw
+
+
+class _Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
+    key: str
+
+
+class _Emit(msgspec.Struct, frozen=True, array_like=True, tag="emit"):
+    name: str
+    payload: msgspec.Raw
+
+
+class _View(msgspec.Struct, frozen=True, array_like=True, tag="view"):
+    id: str
+    data: msgspec.Raw
+
+
+class _FlushText(msgspec.Struct, frozen=True):
+    outcome: Literal["returned", "threw", "pending"]
+    operations: list[_Set | _Delete | _Emit | _View]
+    calls: list[PendingCall]
+    logs: list[LogRecord]
+    denials: list[str]
+    value: msgspec.Raw = _NULL
+    error: Thrown = Thrown()
+
+
+class Usage:
+    """What one call has used so far, over all its flushes."""
+
+    __slots__ = ("events", "host_calls", "last_call_id", "log_bytes", "mutations")
+
+    def __init__(self) -> None:
+        self.host_calls: Counter[str] = Counter()
+        self.mutations = 0
+        self.events = 0
+        self.log_bytes = 0
+        self.last_call_id = 0
+
+
+class Flush(msgspec.Struct, frozen=True, kw_only=True):
+    """One checked flush. `denials` are refusals the guest met and reported, for the audit log."""
+
+    outcome: Literal["returned", "threw", "pending"]
+    value: msgspec.Raw
+    thrown: Thrown
+    mutations: tuple[StateMutation, ...]
+    events: tuple[EmittedEvent, ...]
+    view_commands: tuple[ViewCommand, ...]
+    calls: tuple[PendingCall, ...]
+    logs: tuple[LogRecord, ...]
+    denials: tuple[str, ...]
+
+
+class FlushReader:
+    """Decodes and checks flushes against one call's capabilities and limits. Made once per call policy."""
+
+    def __init__(self) -> None:
+        self._decoder = msgspec.json.Decoder(_FlushText)
+
+    def read(
+        self, data: bytes, capabilities: CapabilitySet, limits: ResourceLimits, usage: Usage
+    ) -> Flush:
+        """The checked flush; raises `GuestError` for a forged text, and a typed error for each breach."""
+        try:
+            text = self._decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise GuestError(f"the guest handed over a malformed result: {error}") from error
+        if len(text.value) > limits.max_output_bytes:
+            raise PayloadTooLarge(
+                f"the return value has {len(text.value)} bytes; max_output_bytes is {limits.max_output_bytes}",
+                LimitBreach("max_output_bytes", limits.max_output_bytes, len(text.value)),
+            )
+        mutations: list[StateMutation] = []
+        events: list[EmittedEvent] = []
+        views: list[ViewCommand] = []
+        counts = usage.host_calls
+        for operation in text.operations:
+            if type(operation) is _Set:
+                _demand(capabilities, "state:write", operation.key)
+                mutations.append(StateMutation(op="set", key=operation.key, value=operation.value))
+                counts["state_set"] += 1
+            elif type(operation) is _Delete:
+                _demand(capabilities, "state:write", operation.key)
+                mutations.append(StateMutation(op="delete", key=operation.key))
+                counts["state_delete"] += 1
+            elif type(operation) is _Emit:
+                _demand(capabilities, "events:emit", operation.name)
+                events.append(EmittedEvent(name=operation.name, payload=operation.payload))
+                counts["emit"] += 1
+            elif type(operation) is _View:
+                _demand(capabilities, "view:update", operation.id)
+                views.append(ViewCommand(id=operation.id, data=operation.data))
+                counts["view"] += 1
+        _check_calls(text.calls, capabilities, usage)
+        usage.mutations += len(mutations)
+        usage.events += len(events)
+        _count("max_state_mutations", limits.max_state_mutations, usage.mutations)
+        _count("max_events", limits.max_events, usage.events)
+        _count("max_host_calls", limits.max_host_calls, counts.total())
+        return Flush(
+            outcome=text.outcome,
+            value=text.value,
+            thrown=text.error,
+            mutations=tuple(mutations),
+            events=tuple(events),
+            view_commands=tuple(views),
+            calls=tuple(text.calls),
+            logs=_bounded_logs(text.logs, limits.max_log_bytes, usage),
+            denials=tuple(text.denials[:_MOST_DENIALS]),
+        )
+
+
+def _demand(capabilities: CapabilitySet, kind: str, name: str) -> None:
+    if not capabilities.allows(kind, name):
+        token = f"{kind}:{name}"[:300]
+        raise PermissionDenied(f"the handler has no capability {token}", token=token)
+
+
+def _check_calls(calls: list[PendingCall], capabilities: CapabilitySet, usage: Usage) -> None:
+    for call in calls:
+        _demand(capabilities, "ext", call.extension)
+        # Ids rise, so a forged one can never answer for a call that is already on its way.
+        if call.call_id <= usage.last_call_id or not bytes(call.args).lstrip().startswith(b"["):
+            raise GuestError("the guest handed over a malformed extension call")
+        usage.last_call_id = call.call_id
+        usage.host_calls["ext_call"] += 1
+
+
+def _count(name: str, limit: int, used: int) -> None:
+    if used > limit:
+        raise ResourceLimitExceeded(
+            f"the handler used {used} of {name}; the limit is {limit}", LimitBreach(name, limit, used)
+        )
+
+
+def _bounded_logs(logs: list[LogRecord], limit: int, usage: Usage) -> tuple[LogRecord, ...]:
+    kept = []
+    for record in logs:
+        room = limit - usage.log_bytes
+        if room <= 0:
+            break
+        size = len(record.message.encode("utf-8", "replace"))
+        if size > room:
+            cut = record.message.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
+            record = LogRecord(level=record.level, message=cut)
+            size = room
+        usage.log_bytes += size
+        kept.append(record)
+    return tuple(kept)

@@ -1,0 +1,233 @@
+"""Heap images: what a guest's linear memory holds when its handler is loaded and idle.
+
+An image keeps only the pages that differ from its base (the bootstrap with no handler), packed in
+one memory file that all instances map copy-on-write. The bytes are independent of the CPU; they are
+bound to the guest build and the bootstrap, whose digests are part of every cache key.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+import zlib
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from types import MappingProxyType
+
+import msgspec
+
+
+PAGE = mmap.PAGESIZE
+WASM_PAGE = 65536
+_ZERO_PAGE = bytes(PAGE)
+_PUNCH_HOLE_KEEP_SIZE = 3
+"""`FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE` of fallocate(2)."""
+
+
+class ImageArena:
+    """One memory file that holds the pages of all images; one descriptor for any number of handlers.
+
+    Space is only ever appended and, when an image is gone, punched out, so no page that an instance
+    still maps can change under it.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("nexus-images", os.MFD_CLOEXEC)
+        self._end = 0
+        self._fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+        self._fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+
+    def store(self, data: bytes) -> int:
+        """Append whole pages and return their offset; pages of zeros take no memory."""
+        offset = self._end
+        self._end += len(data)
+        os.ftruncate(self.descriptor, self._end)
+        for start in range(0, len(data), PAGE):
+            page = data[start : start + PAGE]
+            if page != _ZERO_PAGE:
+                os.pwrite(self.descriptor, page, offset + start)
+        return offset
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes stored before."""
+        return os.pread(self.descriptor, length, offset)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give the memory of a range back; only when no instance maps it."""
+        self._fallocate(self.descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, length)
+
+    def close(self) -> None:
+        """Drop the file; mappings that exist stay valid."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """One stretch of an image: bytes `start` to `start + length` of the memory lie at `offset` of the arena."""
+
+    start: int
+    length: int
+    offset: int
+
+
+class HeapImage:
+    """An immutable picture of a guest's memory. Compare by identity; attached heaps hold a reference.
+
+    `handles` are guest addresses by name (entry functions, buffers): trusted like the image is.
+    """
+
+    def __init__(
+        self,
+        arena: ImageArena,
+        *,
+        base: HeapImage | None,
+        memory_size: int,
+        stack_pointer: int,
+        handles: Mapping[str, int],
+        pages: Mapping[int, bytes],
+    ) -> None:
+        self.arena = arena
+        self.base = base
+        self.memory_size = memory_size
+        self.stack_pointer = stack_pointer
+        self.handles = MappingProxyType(dict(handles))
+        self.page_numbers = tuple(sorted(pages))
+        packed = b"".join(pages[number] for number in self.page_numbers)
+        offset = arena.store(packed)
+        self.size = len(packed)
+        self.stretches = tuple(_stretches(self.page_numbers, offset))
+        self._places = {number: offset + index * PAGE for index, number in enumerate(self.page_numbers)}
+        self.hot = HotPages()
+        weakref.finalize(self, arena.discard, offset, len(packed)).atexit = False
+
+    def page(self, number: int) -> bytes:
+        """The bytes of one page."""
+        place = self._places.get(number)
+        if place is not None:
+            return self.arena.read(place, PAGE)
+        return self.base.page(number) if self.base else _ZERO_PAGE
+
+    def contents(self) -> bytes:
+        """The whole memory; slow, for learning and tests."""
+        memory = bytearray(self.base.contents() if self.base else b"")
+        memory.extend(bytes(self.memory_size - len(memory)))
+        for stretch in self.stretches:
+            memory[stretch.start : stretch.start + stretch.length] = self.arena.read(
+                stretch.offset, stretch.length
+            )
+        return bytes(memory)
+
+    def encode(self) -> bytes:
+        """The image as bytes for a cache; `decode_image` reads them."""
+        pages = b"".join(self.page(number) for number in self.page_numbers)
+        return msgspec.msgpack.encode(
+            _StoredImage(
+                page_size=PAGE,
+                memory_size=self.memory_size,
+                stack_pointer=self.stack_pointer,
+                handles=dict(self.handles),
+                page_numbers=self.page_numbers,
+                pages=zlib.compress(pages, 1),
+            )
+        )
+
+
+class _StoredImage(msgspec.Struct, frozen=True):
+    page_size: int
+    memory_size: int
+    stack_pointer: int
+    handles: dict[str, int]
+    page_numbers: tuple[int, ...]
+    pages: bytes
+
+
+def decode_image(arena: ImageArena, base: HeapImage | None, data: bytes) -> HeapImage:
+    """Read an encoded image whose digest was checked; raises ValueError when it does not fit this process."""
+    try:
+        stored = msgspec.msgpack.decode(data, type=_StoredImage)
+        pages = zlib.decompress(stored.pages)
+    except (msgspec.MsgspecError, zlib.error) as error:
+        raise ValueError(f"not a heap image: {error}") from error
+    if stored.page_size != PAGE or len(pages) != PAGE * len(stored.page_numbers):
+        raise ValueError(f"heap image has pages of {stored.page_size} bytes; this host's have {PAGE}")
+    if any(not 0 <= number < stored.memory_size // PAGE for number in stored.page_numbers):
+        raise ValueError("heap image has a page outside its memory")
+    return HeapImage(
+        arena,
+        base=base,
+        memory_size=stored.memory_size,
+        stack_pointer=stored.stack_pointer,
+        handles=stored.handles,
+        pages={
+            number: pages[index * PAGE : (index + 1) * PAGE]
+            for index, number in enumerate(stored.page_numbers)
+        },
+    )
+
+
+def capture_pages(memory: bytes, base: HeapImage | None) -> dict[int, bytes]:
+    """The pages of `memory` that differ from `base` (from zeros, without one)."""
+    reference = base.contents() if base else b""
+    pages = {}
+    for number, start in enumerate(range(0, len(memory), PAGE)):
+        page = memory[start : start + PAGE]
+        if page != (reference[start : start + PAGE] or _ZERO_PAGE):
+            pages[number] = page
+    return pages
+
+
+def _stretches(numbers: tuple[int, ...], offset: int) -> Iterator[Stretch]:
+    first = 0
+    for index in range(1, len(numbers) + 1):
+        if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
+            length = (index - first) * PAGE
+            yield Stretch(numbers[first] * PAGE, length, offset + first * PAGE)
+            first = index
+
+
+class HotPages:
+    """The pages that calls of one handler are known to dirty, learned on its first resets.
+
+    Copying a page back is cheaper than dropping it and paying the page fault; for any page not
+    known the drop is right too, so what is learned changes speed only. Bounded: a handler that
+    dirties more than `MOST` pages gains little from copying.
+    """
+
+    LESSONS = 4
+    MOST = 96
+    _GAP = 2
+    """Pages between two hot stretches that are copied as well, to save a system call."""
+
+    def __init__(self) -> None:
+        self._numbers: set[int] = set()
+        self.lessons = 0
+        self.stretches: tuple[tuple[int, int], ...] = ()
+        """(first page, one past the last), ascending, never touching."""
+
+    @property
+    def learning(self) -> bool:
+        """Whether the next reset should say which pages it found changed."""
+        return self.lessons < self.LESSONS
+
+    def learn(self, changed: set[int]) -> None:
+        """Take in one reset's changed pages."""
+        self.lessons += 1
+        if len(self._numbers | changed) <= self.MOST:
+            self._numbers |= changed
+        stretches: list[tuple[int, int]] = []
+        for number in sorted(self._numbers):
+            if stretches and number - stretches[-1][1] <= self._GAP:
+                stretches[-1] = (stretches[-1][0], number + 1)
+            else:
+                stretches.append((number, number + 1))
+        self.stretches = tuple(stretches)
+
+    def cold(self, pages: int) -> Iterator[tuple[int, int]]:
+        """The stretches between the hot ones in a memory of `pages` pages."""
+        edges = [0, *(edge for stretch in self.stretches for edge in stretch), pages]
+        for start, end in list(pairwise(edges))[::2]:
+            if end > start:
+                yield start, end

@@ -1,0 +1,228 @@
+"""`JavaScriptInstance`: a QuickJS guest with an image attached, run call by call."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Generator, Sequence
+from typing import NoReturn
+
+import msgspec
+
+from nexus_core.engine import bindings
+from nexus_core.engine.bindings import EngineFault, GuestTrap, TrapCode
+from nexus_core.engine.call import GuestCall
+from nexus_core.engine.flush import Flush, FlushReader, Thrown
+from nexus_core.engine.heap import AttachedHeap
+from nexus_core.engine.image import WASM_PAGE, HeapImage
+from nexus_core.engine.javascript import (
+    INPUT_BUFFER_BYTES,
+    STATUS_JS_ERROR,
+    STATUS_OK,
+    BreachReported,
+    JavaScriptEngine,
+    ModuleFiles,
+)
+from nexus_core.errors import (
+    GuestError,
+    LimitBreach,
+    MemoryLimitExceeded,
+    ResourceLimitExceeded,
+    StackOverflow,
+)
+from nexus_core.limits import ENGINE_STACK_BYTES, ResourceLimits
+from nexus_core.result import AsyncResult
+
+Steps = Generator[None, None, Flush]
+"""A run: yields at each epoch tick, ends with what the guest handed over."""
+
+_STRUCT_SEED = struct.Struct("<4i")
+
+
+def new_seed() -> bytes:
+    """Fresh seed words for the guest's `Math.random`, as JSON text."""
+    return b"[%d,%d,%d,%d]" % _STRUCT_SEED.unpack(os.urandom(16))
+
+
+class JavaScriptInstance:
+    """One warm instance. Attach an image, execute, perhaps resume, then reset; never two calls at once."""
+
+    def __init__(self, engine: JavaScriptEngine) -> None:
+        self._guest = engine.new_guest()
+        self._heap = AttachedHeap(self._guest.address)
+        self._reader = engine.flush_reader
+        self._limits = ResourceLimits()
+        exports = self._guest.exports
+        self._new_string = exports["new_string"]
+        self._call_function = exports["call_function"]
+        self._run_jobs = exports["execute_pending_jobs"]
+        self._get_string = exports["get_string"]
+        self._last_length = exports["qjs_last_len"]
+        self._last_pointer = exports["qjs_last_ptr"]
+
+    @property
+    def image(self) -> HeapImage | None:
+        """The image attached now."""
+        return self._heap.image
+
+    @property
+    def guest(self):
+        return self._guest
+
+    @property
+    def memory_used(self) -> int:
+        """Bytes of linear memory the guest holds now. It never shrinks during a call, so this is its peak too."""
+        return self._guest.memory_size
+
+    def fits(self, image: HeapImage) -> bool:
+        """Whether `attach` can succeed: an instance's memory grows, but never shrinks."""
+        return self._guest.memory_size <= image.memory_size
+
+    def attach(self, image: HeapImage) -> None:
+        """Make this an instance of the image's handler. The instance must be idle and must fit."""
+        self._guest.limit_memory(image.memory_size)
+        self._guest.grow_memory(image.memory_size)
+        self._heap.attach(image)
+        self._guest.set_stack_pointer(image.stack_pointer)
+
+    def execute(self, call: GuestCall) -> Steps:
+        """Start a call and run it until it settles or only waits for extension calls."""
+        image = self._attached()
+        limits = self._limits = call.policy.limits
+        guest = self._guest
+        if image.memory_size > limits.memory_limit_bytes:
+            self._memory_breach()
+        guest.limit_memory(limits.memory_limit_bytes)
+        guest.set_stack_pointer(image.stack_pointer - (ENGINE_STACK_BYTES - limits.stack_size_bytes))
+        state = b",".join([b"%s:%s" % (msgspec.json.encode(key), value) for key, value in call.state.items()])
+        deadline = b"null" if call.deadline_ms is None else b"%d" % call.deadline_ms
+        text = (
+            b'{"event":%s,"scope":%s,"state":{%s},"policy":%s,"seed":%s,"deadline":%s,"context":%s}'
+        ) % (call.event, call.scope, state, call.policy.text, new_seed(), deadline, call.context)
+        return self._run(image.handles["invoke"], text, call)
+
+    def resume(self, results: Sequence[AsyncResult], call: GuestCall) -> Steps:
+        """Deliver answers of extension calls to the waiting handler and run on."""
+        text = b'{"results":%s,"seed":%s}' % (msgspec.json.encode(results), new_seed())
+        return self._run(self._attached().handles["resume"], text, call)
+
+    def reset(self) -> bool:
+        """Make every byte equal to the image again. False when it cannot: then the instance must go."""
+        image = self._attached()
+        if self._guest.memory_size != image.memory_size:
+            return False
+        try:
+            self._heap.reset()
+        except OSError:
+            return False
+        self._guest.set_stack_pointer(image.stack_pointer)
+        self._guest.breach = None
+        return True
+
+    def terminate(self) -> None:
+        """Free the instance. May be called twice."""
+        self._guest.close()
+
+    def _attached(self) -> HeapImage:
+        image = self._heap.image
+        if image is None:
+            raise ValueError("no image is attached to this instance")
+        return image
+
+    def _run(self, entry: int, text: bytes, call: GuestCall) -> Steps:
+        guest = self._guest
+        handles = self._attached().handles
+        guest.begin()
+        try:
+            yield from self._enter_function(entry, (yield from self._string(text)))
+            yield from guest.enter(self._run_jobs)
+            data = yield from self._text_of((yield from self._enter_function(handles["flush"])))
+        except (EngineFault, BreachReported) as fault:
+            self._explain(fault)
+        flush = self._reader.read(data, call.policy.capabilities, call.policy.limits, call.usage)
+        self._check_exhaustion(flush.thrown)
+        return flush
+
+    def _string(self, text: bytes) -> Generator[None, None, int]:
+        """A guest string; through the prepared buffer when it fits."""
+        guest, place = self._guest, self._attached().handles["input"]
+        if len(text) > INPUT_BUFFER_BYTES:
+            place = yield from guest.enter(guest.exports["qjs_alloc"], len(text))
+            if not place:
+                self._memory_breach()
+        guest.write(place, text)
+        handle = yield from guest.enter(self._new_string, place, len(text))
+        if not handle:
+            self._memory_breach()
+        return handle
+
+    def _enter_function(self, function: int, *arguments: int) -> Generator[None, None, int]:
+        """Call a function of the bootstrap; returns the handle of its result."""
+        guest, handles = self._guest, self._attached().handles
+        if arguments:
+            guest.write(handles["arguments"], struct.pack("<i", *arguments))
+        status = yield from guest.enter(
+            self._call_function,
+            function,
+            handles["undefined"],
+            handles["arguments"],
+            len(arguments),
+            handles["out"],
+        )
+        if status != STATUS_OK:
+            self._check_exhaustion(Thrown("InternalError", "out of memory"))
+        return guest.word(handles["out"])
+
+    def _text_of(self, handle: int) -> Generator[None, None, bytes]:
+        """The UTF-8 of a guest string."""
+        guest = self._guest
+        status = yield from guest.enter(self._get_string, handle)
+        if status != STATUS_OK:
+            raise GuestError("the guest handed over no text")
+        guest.begin_short()
+        return guest.read(guest.call(self._last_pointer), guest.call(self._last_length))
+
+    def _explain(self, fault: Exception) -> NoReturn:
+        """Say in our words why the run ended; always raises."""
+        limits = self._limits
+        if self._guest.breach is not None:
+            limit = getattr(limits, self._guest.breach, 0)
+            breach = LimitBreach(self._guest.breach, limit, limit + 1)
+            raise ResourceLimitExceeded(
+                f"the handler used {breach.used} of {breach.name}; the limit is {limit}", breach
+            ) from None
+        code = fault.code if isinstance(fault, GuestTrap) else None
+        # The guest's own stack lies at the bottom of its memory: running off it is out of bounds.
+        if code in (TrapCode.STACK_OVERFLOW, TrapCode.MEMORY_OUT_OF_BOUNDS):
+            raise StackOverflow(
+                f"the handler recursed deeper than stack_size_bytes ({limits.stack_size_bytes})",
+                LimitBreach("stack_size_bytes", limits.stack_size_bytes, limits.stack_size_bytes + 1),
+            ) from None
+        # The guest's Rust side aborts when it gets no memory.
+        if code is TrapCode.UNREACHABLE and self._near_memory_limit():
+            self._memory_breach()
+        raise GuestError("the handler's sandbox trapped", name="Trap") from fault
+
+    def _near_memory_limit(self) -> bool:
+        return self._guest.memory_size + 4 * WASM_PAGE > self._limits.memory_limit_bytes
+
+    def _check_exhaustion(self, thrown: Thrown) -> None:
+        """Turn the guest's own errors of exhaustion into the limits they stand for."""
+        if thrown.name == "InternalError" and thrown.message == "out of memory":
+            self._memory_breach()
+        if thrown.name in ("InternalError", "RangeError") and thrown.message in (
+            "stack overflow",
+            "Maximum call stack size exceeded",
+        ):
+            limit = self._limits.stack_size_bytes
+            raise StackOverflow(
+                f"the handler recursed deeper than stack_size_bytes ({limit})",
+                LimitBreach("stack_size_bytes", limit, limit + 1),
+            )
+
+    def _memory_breach(self) -> NoReturn:
+        limit = self._limits.memory_limit_bytes
+        raise MemoryLimitExceeded(
+            f"the handler needed more than memory_limit_bytes ({limit})",
+            LimitBreach("memory_limit_bytes", limit, max(limit + 1, self._guest.memory_size)),
+        )
