@@ -30,7 +30,11 @@ class Room(NamedTuple):
 
 # The first room that holds a module speaks for it. A library that is not named is not allowed.
 CORE_ROOMS = (
-    Room("nexus_core.engine", (*VALUE_TYPES, "nexus_core.engine"), ("msgspec", "quickjs_rs", "wasmtime")),
+    Room(
+        "nexus_core.engine",
+        (*VALUE_TYPES, "nexus_core.source_text", "nexus_core.engine"),
+        ("msgspec", "quickjs_rs", "wasmtime"),
+    ),
     Room("nexus_core.stores.dynamodb", ("nexus_core",), ("boto3", "botocore", "msgspec")),
     Room("nexus_core.stores.redis", ("nexus_core",), ("msgspec", "redis")),
     Room("nexus_core.stores", (*VALUE_TYPES, "nexus_core.config", "nexus_core.stores"), ("msgspec",)),
