@@ -1,0 +1,6 @@
+export default {
+  async fetch(request) {
+    const event = await request.json();
+    return Response.json({ greeting: "hello " + event.who });
+  },
+};

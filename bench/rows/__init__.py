@@ -1,0 +1,1 @@
+"""One module per topic; each measures the rows it declares."""
