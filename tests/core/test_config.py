@@ -152,6 +152,7 @@ def test_text_that_is_no_text_is_refused(text: str) -> None:
         ("limits = 3", "limits: a table is needed"),
         ("prot = 80", "prot: there is no such setting; did you mean port?"),
         ("timeout_ms = 5", "timeout_ms: there is no such setting; did you mean limits.timeout_ms?"),
+        ("[limits]\nport = 5", "limits.port: there is no such setting; did you mean port?"),
         ("port = ", "the configuration file is not TOML: "),
     ],
 )

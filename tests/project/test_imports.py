@@ -1,6 +1,7 @@
 """The rooms of the project, and which way imports may point between them."""
 
 import graphlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +18,18 @@ VALUE_TYPES = (
     "nexus_core.result",
     "nexus_core.statistics",
 )
+# Each costs tens of milliseconds, which a command that does not use it must not pay.
+HEAVY = {
+    "boto3",
+    "granian",
+    "httpx",
+    "jwt",
+    "mangum",
+    "prometheus_client",
+    "redis",
+    "starlette",
+    "watchfiles",
+}
 OURS = ("nexus_core", "functions", "bench", "tests")
 
 
@@ -124,3 +137,16 @@ def test_no_import_turns_back() -> None:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail("imports in a circle: " + " -> ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [[of.module for of in sources("nexus_core")], ["functions.cli.main"]],
+    ids=["the whole core", "the command"],
+)
+def test_heavy_libraries_wait_for_their_first_use(modules: list[str]) -> None:
+    """Importing the whole core, or the command, imports none of the heavy libraries."""
+    program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert HEAVY & set(run.stdout.split()) == set()
