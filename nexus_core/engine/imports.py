@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from nexus_core.engine.lexer import Kind, tokens
+from nexus_core.engine.snippets import snippet
 from nexus_core.engine.source_map import Position, position_at
 from nexus_core.errors import CompilationError, SourceLocation
-from nexus_core.source_text import snippet_of
 
 TYPESCRIPT_SUFFIXES = (".ts", ".mts")
 """Files whose types are stripped before the guest sees them."""
@@ -38,7 +38,8 @@ def resolve_import(specifier: str, importer: str, files: Mapping[str, str]) -> s
     import, for anything that is not a relative path to a file of the handler's folder.
     """
     if not specifier.startswith(("./", "../")) and specifier not in (".", ".."):
-        _refuse(specifier, importer, files, "only files of the handler's own folder can be imported, as './file.js'")
+        reason = "only files of the handler's own folder can be imported, written as './file.js'"
+        _refuse(specifier, importer, files, reason)
     path = posixpath.normpath(posixpath.join(posixpath.dirname(importer), specifier))
     if path.startswith("../") or path == "..":
         _refuse(specifier, importer, files, "it leads out of the handler's folder")
@@ -68,7 +69,7 @@ def _refuse(specifier: str, importer: str, files: Mapping[str, str], reason: str
         f"cannot import {shown!r}: {reason}",
         name="SyntaxError",
         location=SourceLocation(importer, *place) if place else None,
-        snippet=snippet_of(text, *place) if place else None,
+        snippet=snippet(text, *place) if place else None,
     )
 
 
@@ -77,9 +78,9 @@ def _import_place(text: str, specifier: str) -> Position | None:
     before = ["", ""]
     for token in tokens(text):
         word = text[token.start : token.end]
-        if token.kind is Kind.STRING and word[1:-1] == specifier:
-            if before[1] in ("from", "import") or before == ["import", "("]:
-                return position_at(text, token.start)
+        imports = before[1] in ("from", "import") or before == ["import", "("]
+        if imports and token.kind is Kind.STRING and word[1:-1] == specifier:
+            return position_at(text, token.start)
         before = [before[1], word]
     return None
 
@@ -98,7 +99,7 @@ def json_module(name: str, text: str) -> str:
             f"{name} is no JSON: {error.msg}",
             name="SyntaxError",
             location=SourceLocation(name, *place),
-            snippet=snippet_of(text, *place),
+            snippet=snippet(text, *place),
         ) from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -45,9 +45,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _TEMPLATE_PIECE = re.compile(r"[`}](?:[^`\\$]++|\\[\s\S]|\$(?!\{))*+(?P<end>`|\$\{)?")
-_REGEX = re.compile(
-    rf"/(?:[^\\/\[{_LINE}]++|\\[^{_LINE}]|\[(?:[^\]\\{_LINE}]++|\\[^{_LINE}])*+\])++/[\w$]*+"
-)
+_REGEX = re.compile(rf"/(?:[^\\/\[{_LINE}]++|\\[^{_LINE}]|\[(?:[^\]\\{_LINE}]++|\\[^{_LINE}])*+\])++/[\w$]*+")
 _REST_OF_LINE = re.compile(rf"[^{_LINE}]*+")
 
 # After these words comes an operand, so a slash begins a regular expression.

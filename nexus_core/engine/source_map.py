@@ -1,9 +1,8 @@
 """From a place in the text the guest runs back to the place in the author's file.
 
-The guest's text differs from the author's in up to three ways: line ends are made one kind, a source
-without `export` is wrapped into a function, and TypeScript is printed anew without its types. The
-printer gives no map, so `SourceFile` aligns the two token sequences, and only when an error must be
-shown. The alignment is a judgement, good for pointing a person at a line and nothing else.
+TypeScript is printed anew without its types, and the printer gives no map, so `Alignment` matches the
+two token sequences, and only when an error must be shown. The result is a judgement, good for pointing
+a person at a line and nothing else. Both texts may be hostile, so the work is bounded.
 """
 
 from __future__ import annotations
@@ -11,15 +10,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 from nexus_core.engine.lexer import Kind, Token, tokens
-
-SCRIPT_PREFIX = "export default async function (event, ctx) {"
-"""What stands before a source without `export`, on its first line, so that line numbers stay."""
-SCRIPT_SUFFIX = "\n}\n"
 
 # Bounds for hostile text, together about a second; past them a place falls back to a token before it.
 _MAX_TOKENS = 100_000
@@ -31,6 +24,10 @@ _WINDOW = 12
 # Printing anew adds and drops these, so they carry nothing for the alignment.
 _UNSTABLE = frozenset("(){};,")
 _PLAIN_TEXT = re.compile(r"[ !#-&(-\[\]-_a-~]*+\Z")
+
+
+MAX_LINE = 100_000
+"""Places on later lines are not looked up."""
 
 
 class Position(NamedTuple):
@@ -45,22 +42,6 @@ def normalize_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def wrap_script(source: str) -> str:
-    """A source without `export` as a module whose default export is a function with that body.
-
-    Line numbers stay; on line 1 the columns move by `len(SCRIPT_PREFIX)`.
-    """
-    if source.startswith("#!"):
-        # Only legal at the very start, where it no longer is; a comment of the same length.
-        source = "//" + source[2:]
-    return f"{SCRIPT_PREFIX}{source}{SCRIPT_SUFFIX}"
-
-
-def unwrap_position(line: int, column: int) -> Position:
-    """The place in the author's script of a place in the text `wrap_script` made of it."""
-    return Position(line, max(1, column - len(SCRIPT_PREFIX)) if line == 1 else column)
-
-
 def position_at(text: str, offset: int) -> Position:
     """The place of the character at `offset`."""
     offset = max(0, min(offset, len(text)))
@@ -72,7 +53,7 @@ def engine_offset(text: str, line: int, column: int) -> int | None:
 
     QuickJS counts columns in UTF-8 bytes, from 1, but on the first line from 0 (and never less than 1).
     """
-    if line < 1:
+    if not 1 <= line <= MAX_LINE:
         return None
     start = 0
     for _ in range(line - 1):
@@ -86,47 +67,6 @@ def engine_offset(text: str, line: int, column: int) -> int | None:
         return start + max(0, min(skipped, len(row)))
     before = row.encode("utf-8", "surrogatepass")[: max(0, skipped)]
     return start + len(before.decode("utf-8", "ignore"))
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a handler: what the author wrote (`author`) and what the guest is given (`guest`).
-
-    `author` has line feeds as its only line ends. `wrapped`: `wrap_script` was applied, before
-    TypeScript was stripped (`stripped`). `name` is the file's path in the handler's folder.
-    """
-
-    name: str
-    author: str
-    guest: str
-    wrapped: bool = False
-    stripped: bool = False
-
-    def author_position(self, line: int, column: int) -> Position | None:
-        """The author's place for a place QuickJS states in the guest's text; None when there is none."""
-        offset = engine_offset(self.guest, line, column)
-        return None if offset is None else self.position_of(offset)
-
-    def position_of(self, guest_offset: int) -> Position:
-        """The author's place for an offset in the guest's text."""
-        if self.stripped:
-            guest_offset = self._alignment.source_offset(guest_offset)
-        return self.author_place(guest_offset)
-
-    def author_place(self, source_offset: int) -> Position:
-        """The author's place for an offset in `source`, the text that was stripped."""
-        if self.wrapped:
-            source_offset -= len(SCRIPT_PREFIX)
-        return position_at(self.author, source_offset)
-
-    @property
-    def source(self) -> str:
-        """The author's text as the TypeScript stripper was given it: wrapped when it is a script."""
-        return wrap_script(self.author) if self.wrapped else self.author
-
-    @cached_property
-    def _alignment(self) -> Alignment:
-        return Alignment(self.source, self.guest)
 
 
 class Alignment:

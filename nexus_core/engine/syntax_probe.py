@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from nexus_core.engine.lexer import Token, tokens
 
-_BAIT = " /*"
+# After a line end: a string or a regular expression that the prefix leaves open ends there.
+_BAIT = "\n/*"
 _BAIT_TAKEN = re.compile(r"Unterminated multiline comment|unexpected end of comment")
 _AT_THE_END = re.compile(r"`EOF`|end of file|unexpected token in expression: ''")
 _QUOTED_WORD = re.compile(r"['`]([\w$]+)['`]")
@@ -37,15 +38,42 @@ def error_offset(source: str, message: str, probe: Probe, *, line: int | None = 
     if not found or _AT_THE_END.search(message):
         return found[-1].end if found else None
     first, last = _tokens_to_try(source, found, line)
-    if first == last or not _shows(source, found[last - 1], message, probe):
+    if first == last:
         return None
+    parser = _Parser(source, message, probe)
+    whole = parser.answer(found[last - 1])
+    if message not in whole:
+        # Nothing is wrong up to here: the parser wanted more.
+        return found[-1].end if last == len(found) and _BAIT_TAKEN.search(whole) else None
+    parser.reads_on = bool(_BAIT_TAKEN.search(whole))
     while first < last - 1:
         middle = (first + last - 1) // 2
-        if _shows(source, found[middle], message, probe):
+        if parser.shows_error(found[middle]):
             last = middle + 1
         else:
             first = middle + 1
     return _named_before(source, found, last - 1, message).start
+
+
+class _Parser:
+    """Asks whether the error shows in a prefix of the source."""
+
+    def __init__(self, source: str, message: str, probe: Probe) -> None:
+        self._source = source
+        self._message = message
+        self._probe = probe
+        self.reads_on = False
+        """Whether the parser goes on after this error, so that it takes the bait as well."""
+
+    def answer(self, token: Token) -> str:
+        """What the parser says of the source up to `token` with the bait behind it."""
+        return self._probe(self._source[: token.end] + _BAIT)
+
+    def shows_error(self, token: Token) -> bool:
+        """Whether the error is at `token` or before it."""
+        answer = self.answer(token)
+        # Where it stops at its first error, having taken the bait means not having seen the error.
+        return self._message in answer and (self.reads_on or not _BAIT_TAKEN.search(answer))
 
 
 def _tokens_to_try(source: str, found: Sequence[Token], line: int | None) -> tuple[int, int]:
@@ -60,13 +88,6 @@ def _tokens_to_try(source: str, found: Sequence[Token], line: int | None) -> tup
     first = sum(token.end <= start for token in found)
     last = sum(token.start < end for token in found)
     return max(0, first - 1), max(first, last)
-
-
-def _shows(source: str, token: Token, message: str, probe: Probe) -> bool:
-    """Whether the parser meets the error before it meets the bait behind `token`."""
-    answer = probe(source[: token.end] + _BAIT)
-    taken = _BAIT_TAKEN.search(answer)
-    return 0 <= answer.find(message) < (taken.start() if taken else len(answer) + 1)
 
 
 def _named_before(source: str, found: Sequence[Token], index: int, message: str) -> Token:

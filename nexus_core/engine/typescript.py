@@ -11,23 +11,24 @@ does to it can reach another's.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import re
 import threading
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, c_size_t, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_size_t, c_uint8, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import wasmtime
 from wasmtime import _ffi
 
 from nexus_core.engine.imports import is_typescript
+from nexus_core.engine.snippets import snippet
 from nexus_core.engine.source_map import position_at
 from nexus_core.engine.syntax_probe import error_offset
 from nexus_core.errors import CompilationError, InternalError, SourceLocation
-from nexus_core.source_text import snippet_of
 
 TRANSFORM_SHA256 = "c4710d5258585122a70f0b3ee3bc19d085742e6f94f48aa0b8057630ebaca745"
 """Digest of `quickjs_rs/_transform.wasm` in quickjs-rs 0.2.6."""
@@ -44,9 +45,13 @@ _FLAGS = 1 << 0 | 1 << 8  # the source is TypeScript; strip its types
 _OK, _UNCHANGED, _BAD_SOURCE = 0, 1, (2, 3)
 _PREFIX = re.compile(r"\Asource \w+ error in [^:]*: ")
 _NEXT_MESSAGE = re.compile(r"; (?=[A-Z])")
+_WORD = re.compile(r"[\w$]++")
 _MAX_MESSAGE = 300
 
-_EpochCallback = CFUNCTYPE(c_size_t, c_void_p, c_void_p, c_void_p, c_void_p)
+_GO_ON = 0  # WASMTIME_UPDATE_DEADLINE_CONTINUE
+_EpochCallback = CFUNCTYPE(
+    c_size_t, POINTER(_ffi.wasmtime_context_t), c_void_p, POINTER(c_uint64), POINTER(c_uint8)
+)
 
 
 class TypeScriptStripper:
@@ -107,13 +112,15 @@ class TypeScriptStripper:
         message = _first_message(answer)
         offset = error_offset(source, message, self._probe(name))
         if offset is None:
-            return CompilationError(message, name="SyntaxError", location=SourceLocation(name, 1, 1))
+            return CompilationError(message[:_MAX_MESSAGE], name="SyntaxError")
         place = position_at(source, offset)
+        if word := _WORD.match(source, offset):
+            message = message.replace("`Identifier`", f"`{word.group()[:40]}`")
         return CompilationError(
             message[:_MAX_MESSAGE],
             name="SyntaxError",
             location=SourceLocation(name, *place),
-            snippet=snippet_of(source, *place),
+            snippet=snippet(source, *place),
         )
 
     def _probe(self, name: str) -> Callable[[str], str]:
@@ -162,7 +169,7 @@ class _Transformer:
         self._deadline = _Deadline(engine, self._store, seconds)
         self._exports = linker.instantiate(self._store, module).exports(self._store)
 
-    def __enter__(self) -> _Transformer:
+    def __enter__(self) -> Self:
         self._deadline.start()
         return self
 
@@ -173,15 +180,15 @@ class _Transformer:
     def run(self, data: bytes) -> tuple[int, str]:
         """Status and text. The file's name stays here: the transformer decides nothing by it."""
         at = self._call("qjst_alloc", max(1, len(data)))
-        memory = self._exports["memory"]
-        memory.write(self._store, data, at)  # type: ignore[union-attr]
+        memory: Any = self._exports["memory"]
+        memory.write(self._store, data, at)
         status = self._call("qjst_transform", 0, 0, at, len(data), _FLAGS)
         part = "result" if status == _OK else "error"
         start, length = self._call(f"qjst_{part}_ptr"), self._call(f"qjst_{part}_len")
-        if start < 0 or length < 0 or start + length > memory.data_len(self._store):  # type: ignore[union-attr]
+        if start < 0 or length < 0 or start + length > memory.data_len(self._store):
             raise _BrokenAnswer
         try:
-            return status, bytes(memory.read(self._store, start, start + length)).decode()  # type: ignore[union-attr]
+            return status, bytes(memory.read(self._store, start, start + length)).decode()
         except UnicodeDecodeError:
             raise _BrokenAnswer from None
 
@@ -193,16 +200,51 @@ class _Transformer:
 class _Deadline:
     """Stops a store after some seconds, whoever else advances the engine's epoch meanwhile.
 
-    The engine's ticker serves running handlers and may sleep, or tick every few milliseconds. So a tick
-    stops this store only when its own timer fired, and that timer gives the tick that is seen.
+    The engine's ticker serves running handlers: it may sleep, or tick every few milliseconds. So a tick
+    stops this store only when the timer here fired, and the timer itself gives the tick that is seen.
     """
 
     def __init__(self, engine: wasmtime.Engine, store: wasmtime.Store, seconds: float) -> None:
         self._engine = engine
-        self._expired = False
-        # Kept here: the store calls it until it is closed.
+        self._expired = threading.Event()
+        # Kept alive here: the store calls it until it is closed.
         self._callback = _EpochCallback(self._at_tick)
-        _ffi.wasmtime_store_epoch_deadline_callback(...)  # type: ignore[no-untyped-call]
+        no_finalizer = ctypes.cast(0, CFUNCTYPE(None, c_void_p))
+        _ffi.wasmtime_store_epoch_deadline_callback(store.ptr(), self._callback, None, no_finalizer)
         store.set_epoch_deadline(1)
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
+
+    def start(self) -> None:
+        self._timer.start()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._expired.set()
+        self._engine.increment_epoch()
+
+    def _at_tick(self, _context: object, _data: object, delta: Any, kind: Any) -> int:
+        if self._expired.is_set():
+            error = _ffi.wasmtime_error_new(ctypes.create_string_buffer(b"out of time"))
+            return ctypes.cast(error, c_void_p).value or 0
+        delta[0], kind[0] = 1, _GO_ON
+        return 0
+
+
+def _transform_wasm() -> bytes:
+    """The transformer's module, checked; found without importing the package, which would start it."""
+    spec = importlib.util.find_spec("quickjs_rs")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    for folder in folders:
+        path = Path(folder) / "_transform.wasm"
+        data = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(data).hexdigest() == TRANSFORM_SHA256:
+            return data
+    raise InternalError("the TypeScript transformer of quickjs-rs 0.2.6 is missing or was changed")
+
+
+def _first_message(answer: str) -> str:
+    """The first of the errors in OXC's answer, which joins them with semicolons."""
+    return _NEXT_MESSAGE.split(_PREFIX.sub("", answer), maxsplit=1)[0]
