@@ -1,4 +1,4 @@
-"""Nexus as the rows run it: a runtime in a folder of its own, and in a process of its own where that matters."""
+"""Nexus as the rows run it: a runtime in a folder of its own, where it matters in its own process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def succeeded(result: WasmResult) -> WasmResult:
 def in_new_process(
     function: Callable[Parameters, Returned], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Returned:
-    """Run a function of a module in a fresh process and give what it returns: no other row's memory or caches."""
+    """Run a module's function in a fresh process, free of what other rows left in memory."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as executor:
         return executor.submit(function, *args, **kwargs).result(_PROCESS_SECONDS)

@@ -32,9 +32,7 @@ _DISK = Row(
     unit="ms",
     aim=Aim("figure", "at most", 2),
 )
-_MEMORY = Row(
-    name="compile.memory", what="the same from memory", unit="us", aim=Aim("figure", "at most", 20)
-)
+_MEMORY = Row(name="compile.memory", what="the same from memory", unit="us", aim=Aim("figure", "at most", 20))
 _WARM_UP = 2
 
 
