@@ -60,9 +60,9 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     store_url: Annotated[
         str,
         Meta(
-            pattern=r"^(memory:|sqlite:///.+|dynamodb://.+|rediss?://.+)$",
-            description="Where session state is kept.",
-            extra={"allowed": "`memory:`, `sqlite:///PATH`, `dynamodb://TABLE`, `redis://…` or `rediss://…`"},
+            pattern=r"^(memory:|sqlite:///.+)\Z",
+            description="Where session state is kept; an absolute path has four slashes.",
+            extra={"allowed": "`memory:` or `sqlite:///PATH`"},
         ),
     ] = "sqlite:////tmp/nexus.db"
     event_sink: Annotated[

@@ -55,8 +55,6 @@ def test_every_setting_has_a_variable() -> None:
         ("NEXUS_CACHE_KEY", "k" * 32, "cache_key", "k" * 32),
         ("NEXUS_STORE_URL", "memory:", "store_url", "memory:"),
         ("NEXUS_STORE_URL", "sqlite:///a.db", "store_url", "sqlite:///a.db"),
-        ("NEXUS_STORE_URL", "dynamodb://table", "store_url", "dynamodb://table"),
-        ("NEXUS_STORE_URL", "rediss://h:1/0", "store_url", "rediss://h:1/0"),
         ("NEXUS_EVENT_SINK", "log:", "event_sink", "log:"),
         ("NEXUS_AUTH", "off", "auth", "off"),
         ("NEXUS_PORT", "65535", "port", 65_535),
@@ -213,11 +211,9 @@ def test_a_short_secret_is_refused_by_its_bytes() -> None:
     "url", ["redis://me:hunter2@h/0", "redis://h/0?password=hunter2", "rediss://u:a/hunter2@h"]
 )
 def test_the_password_of_a_store_never_shows(url: str) -> None:
-    """A URL is printed without its user, password and query, whether accepted or refused."""
-    config = load_config({"NEXUS_STORE_URL": url})
-    assert config.store_url == url
-    assert "hunter2" not in repr(config)
-    assert "hunter2" not in refused({"NEXUS_STORE_URL": "my" + url})
+    """A URL is printed without its user, password and query, in a config and in a refusal."""
+    assert "hunter2" not in repr(RuntimeConfig(store_url=url))
+    assert "hunter2" not in refused({"NEXUS_STORE_URL": url})
 
 
 def test_demanding_tokens_needs_a_secret() -> None:
