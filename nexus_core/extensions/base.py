@@ -1,13 +1,14 @@
 """The Python extension API: what `$ext.<name>.<method>(...)` calls.
 
-An extension is any object with `name` and `methods`. Operators add their own through the
-entry-point group `nexus.extensions` (a callable that takes the `RuntimeConfig`).
+An extension is any object with `name`, `methods` and `close`. Operators add their own through the
+entry-point group `nexus.extensions`: the entry point has the extension's name and points at a
+callable that takes the `RuntimeConfig` and returns the extension. See `registry` for an example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -35,17 +36,28 @@ class ExtensionCall(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
 
 
+ExtensionMethod = Callable[[ExtensionCall], Awaitable[Any]]
+"""Returns a JSON value (anything msgspec can encode) or raises `ExtensionError`."""
+
 
 class Extension(Protocol):
-    """One entry under `$ext`. Each method returns a JSON value or raises `ExtensionError`."""
+    """One entry under `$ext`. Several calls run at once, of several handlers."""
 
     @property
     def name(self) -> str:
         """The name under `$ext`, and of the capability `ext:<name>`."""
 
     @property
-    def methods(self) -> Mapping[str, Callable[[ExtensionCall], Awaitable[Any]]]:
+    def methods(self) -> Mapping[str, ExtensionMethod]:
         """The methods by name."""
 
     async def close(self) -> None:
         """Release connections; called once at shutdown."""
+
+
+@runtime_checkable
+class ChecksSettings(Protocol):
+    """An extension that can tell before any call whether a manifest's table for it is right."""
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raises `InvalidHandler` that names the key, the value and what is allowed."""

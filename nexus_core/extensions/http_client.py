@@ -1,0 +1,327 @@
+"""The HTTP client behind `$ext.http`. Imports httpx: load this module on first use only.
+
+Only its URL parser and its lower half, httpcore, are used: a client that follows redirects, keeps
+cookies or reads proxies from the environment would do so past our checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from collections import OrderedDict
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import httpcore
+import httpx
+
+from nexus_core.extensions.base import ExtensionError
+from nexus_core.extensions.egress import (
+    DEFAULT_PORTS,
+    EgressDenied,
+    EgressRules,
+    Resolver,
+    SystemResolver,
+    checked_addresses,
+    normal_host,
+)
+from nexus_core.extensions.http import HttpRequest
+
+MAX_REDIRECTS = 5
+MAX_REQUESTS = 128
+"""Requests at once of one process; others wait for their turn, within their own time."""
+MAX_HANDLER_REQUESTS = 32
+MAX_HANDLER_POOLS = 64
+_IDLE_SECONDS = 15.0
+_MAX_GZIP_MEMBERS = 64
+_GZIP_BITS = zlib.MAX_WBITS | 16
+_NEXT_ADDRESS_SECONDS = 3.0
+
+# Other headers may hold a secret of the first host, under a name that we cannot know.
+_HEADERS_FOR_ANY_ORIGIN = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "content-language",
+        "content-type",
+        "range",
+        "user-agent",
+    }
+)
+
+
+class HttpAnswer(NamedTuple):
+    """A whole response: header names are lower case, repeated ones stand apart; `body` is decoded."""
+
+    status: int
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Target(NamedTuple):
+    """Where one request goes: checked parts of a URL, from which alone the connection is made."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, url: httpx.URL) -> Target:
+        """Take a URL apart; raises `ExtensionError` when it is not one we would connect to."""
+        host = normal_host(url.raw_host.decode("ascii"))
+        if url.scheme not in DEFAULT_PORTS or host is None:
+            raise ExtensionError("the URL must be http://HOST/... or https://HOST/...", name="TypeError")
+        if url.userinfo:
+            raise ExtensionError("the URL may hold no user or password; use a header", name="TypeError")
+        path = url.raw_path.decode("ascii")
+        return cls(url.scheme, host, DEFAULT_PORTS[url.scheme] if url.port is None else url.port, path)
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What must be the same for headers to be passed on."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the guest may see them and as the Host header has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+class HttpClient:
+    """Sends requests of many handlers. Connections are kept warm, but each handler has its own.
+
+    Raises `ExtensionError` for whatever goes wrong. `tls` is for tests and private authorities.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_private: bool,
+        max_response_bytes: int,
+        resolver: Resolver | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._max_response_bytes = max_response_bytes
+        self._names = SystemResolver()
+        self._network = _CheckedNetwork(resolver or self._names, allow_private)
+        self._tls = tls
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots = asyncio.Semaphore(MAX_REQUESTS)
+        self._pools: OrderedDict[str, httpcore.AsyncConnectionPool] = OrderedDict()
+
+    async def send(self, request: HttpRequest, rules: EgressRules, handler: str) -> HttpAnswer:
+        """Send a request, follow its redirects and read the answer, all within its time."""
+        try:
+            async with asyncio.timeout(request.timeout_seconds):
+                async with self._slots_of_this_loop():
+                    return await self._follow(request, rules, handler)
+        except TimeoutError:
+            milliseconds = round(request.timeout_seconds * 1000)
+            raise ExtensionError(f"no answer within {milliseconds} ms", name="HttpTimeout") from None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._names.close()
+        pools, self._pools = self._pools, OrderedDict()
+        if self._loop is asyncio.get_running_loop():
+            for pool in pools.values():
+                await pool.aclose()
+
+    def _slots_of_this_loop(self) -> asyncio.Semaphore:
+        """The bound on requests. Connections of an earlier loop died with it: they are dropped."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._slots = asyncio.Semaphore(MAX_REQUESTS)
+            self._pools = OrderedDict()
+        return self._slots
+
+    async def _follow(self, request: HttpRequest, rules: EgressRules, handler: str) -> HttpAnswer:
+        url = _parse_url(request.url)
+        method, headers, body = request.method, dict(request.headers), request.body
+        for _ in range(MAX_REDIRECTS + 1):
+            target = Target.parse(url)
+            if not rules.allows(*target.origin):
+                raise EgressDenied(f"{target.authority} is not on the manifest's [http] allow list")
+            answer = await self._exchange(target, method, headers, body, handler)
+            location = next((value for name, value in answer.headers if name == "location"), None)
+            if answer.status not in {301, 302, 303, 307, 308} or location is None:
+                return answer
+            url = _parse_url(location, base=url)
+            after = Target.parse(url)
+            if target.scheme == "https" and after.scheme == "http":
+                raise EgressDenied(f"{target.authority} redirects from https to http")
+            if after.origin != target.origin:
+                headers = {name: text for name, text in headers.items() if name in _HEADERS_FOR_ANY_ORIGIN}
+            if _becomes_get(answer.status, method):
+                method, body = "GET", None
+                headers.pop("content-type", None)
+        raise ExtensionError(f"more than {MAX_REDIRECTS} redirects", name="HttpError")
+
+    async def _exchange(
+        self, target: Target, method: str, headers: Mapping[str, str], body: bytes | None, handler: str
+    ) -> HttpAnswer:
+        """One request and its answer, without redirects."""
+        sent = {"host": target.authority, **headers}
+        if body is None and method in {"POST", "PUT", "PATCH"}:
+            body = b""
+        url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+        raw_headers = [(name.encode("ascii"), text.encode("latin-1")) for name, text in sent.items()]
+        pool = await self._pool(handler)
+        try:
+            async with pool.stream(method, url, headers=raw_headers, content=body) as response:
+                received = tuple(
+                    (name.decode("latin-1").lower(), value.decode("latin-1"))
+                    for name, value in response.headers
+                )
+                content = b""
+                if method != "HEAD":
+                    content = await self._read_body(response.aiter_stream(), dict(received))
+                return HttpAnswer(response.status, str(target), received, content)
+        except httpcore.ConnectError as error:
+            raise _failure(f"could not connect to {target.authority}") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+            raise _failure(f"the exchange with {target.authority} broke off") from error
+
+    async def _read_body(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> bytes:
+        """Read and decode a body, never more than the limit of either form."""
+        limit = self._max_response_bytes
+        announced = headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            raise _too_large(limit)
+        is_gzip = headers.get("content-encoding", "").strip().lower() in {"gzip", "x-gzip"}
+        decoder = _Gunzip() if is_gzip else None
+        received = 0
+        content = bytearray()
+        async for chunk in chunks:
+            received += len(chunk)
+            content += chunk if decoder is None else decoder.decode(chunk, limit + 1 - len(content))
+            if received > limit or len(content) > limit:
+                raise _too_large(limit)
+        if decoder is not None and received and not decoder.is_whole:
+            raise _failure("the answer's compression is damaged")
+        return bytes(content)
+
+    async def _pool(self, handler: str) -> httpcore.AsyncConnectionPool:
+        """The handler's own connections: some schemes authenticate a connection, not a request."""
+        pool = self._pools.get(handler)
+        if pool is not None:
+            self._pools.move_to_end(handler)
+            return pool
+        if self._tls is None:
+            # Reads the certificate authorities: 20 ms, once.
+            self._tls = httpx.create_ssl_context()
+        pool = self._pools[handler] = httpcore.AsyncConnectionPool(
+            ssl_context=self._tls,
+            max_connections=MAX_HANDLER_REQUESTS,
+            max_keepalive_connections=MAX_HANDLER_REQUESTS // 4,
+            keepalive_expiry=_IDLE_SECONDS,
+            network_backend=self._network,
+        )
+        if len(self._pools) > MAX_HANDLER_POOLS:
+            await self._evict()
+        return pool
+
+    async def _evict(self) -> None:
+        """Close the longest unused pool that has no request under way; the newest stays."""
+        for handler, pool in list(self._pools.items())[:-1]:
+            if all(connection.is_idle() for connection in pool.connections):
+                del self._pools[handler]
+                await pool.aclose()
+                return
+
+
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects by name, to one of exactly the addresses that were checked a moment before."""
+
+    def __init__(self, resolver: Resolver, allow_private: bool) -> None:
+        self._resolver = resolver
+        self._allow_private = allow_private
+        self._sockets = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """See httpcore. The addresses are tried in turn."""
+        try:
+            addresses = await checked_addresses(host, port, self._resolver, allow_private=self._allow_private)
+        except (OSError, UnicodeError) as error:
+            raise _failure(f"host {host!r} could not be resolved") from error
+        failure: Exception | None = None
+        for number, address in enumerate(addresses, 1):
+            # An address that swallows packets must not use up the time of the next one.
+            limit = timeout if number == len(addresses) else _NEXT_ADDRESS_SECONDS
+            try:
+                return await self._sockets.connect_tcp(address, port, limit, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise httpcore.ConnectError from failure
+
+    async def sleep(self, seconds: float) -> None:
+        """See httpcore."""
+        await asyncio.sleep(seconds)
+
+
+class _Gunzip:
+    """Decodes gzip, never more than asked for, however small the input."""
+
+    def __init__(self) -> None:
+        self._members = 1
+        self._stream = zlib.decompressobj(_GZIP_BITS)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was decoded so far ends where a gzip file may end."""
+        return self._stream.eof
+
+    def decode(self, data: bytes, room: int) -> bytes:
+        """The next bytes, at most `room`; the rest of a longer answer is not wanted by the caller."""
+        output = bytearray()
+        while data and len(output) < room:
+            if self._stream.eof:
+                # Each member costs more than its bytes, so a body of tiny ones is refused.
+                self._members += 1
+                if self._members > _MAX_GZIP_MEMBERS:
+                    raise _failure("the answer's compression has too many parts")
+                self._stream = zlib.decompressobj(_GZIP_BITS)
+            try:
+                output += self._stream.decompress(data, room - len(output))
+            except zlib.error as error:
+                raise _failure("the answer's compression is damaged") from error
+            data = self._stream.unused_data or self._stream.unconsumed_tail
+        return bytes(output)
+
+
+def _parse_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
+    try:
+        return httpx.URL(text) if base is None else base.join(text)
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        raise ExtensionError(
+            "the URL is not valid", name="TypeError" if base is None else "HttpError"
+        ) from None
+
+
+def _becomes_get(status: int, method: str) -> bool:
+    return (status == 303 and method != "HEAD") or (status in {301, 302} and method == "POST")
+
+
+def _failure(message: str) -> ExtensionError:
+    return ExtensionError(message, name="HttpError")
+
+
+def _too_large(limit: int) -> ExtensionError:
+    return ExtensionError(f"the answer has more than {limit} bytes", name="ResponseTooLarge")
