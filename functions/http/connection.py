@@ -1,0 +1,112 @@
+"""uvicorn's connection protocols, with the bounds they lack: size and time of a request's head."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from functions.http.envelope import new_request_id
+from functions.http.problems import HttpProblem, problem_answer
+from nexus_core.limits import KIB
+
+MAX_HEAD_BYTES: Final = 64 * KIB
+"""Request line and headers together."""
+
+HEAD_SECONDS: Final = 10.0
+"""How long a request's head may take to arrive, and how long a new connection may say nothing."""
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One HTTP/1.1 connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._head_open = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller has connected."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of one or several requests."""
+        super().data_received(data)
+        # An ordinary head comes whole, in one piece: then no timer is ever made for it.
+        if not self._head_open:
+            if self._head_timer is not None:
+                self._stop_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._head_bytes = 0
+        self._head_open = True
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The request's head is complete."""
+        self._head_open = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, or a head that is too large, and close."""
+        if self.transport.is_closing() or (self.cycle and not self.cycle.response_complete):
+            # In the middle of another answer there is no place for this one.
+            self.transport.close()
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            text = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"
+            problem = HttpProblem(text, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            problem = HttpProblem("this is not an HTTP/1.1 request", HTTPStatus.BAD_REQUEST)
+        request_id = new_request_id()
+        status, headers, body = problem_answer(problem, request_id)
+        lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
+        lines += [b"%b: %b" % header for header in headers]
+        lines += [b"x-request-id: " + request_id.encode(), b"content-length: %d" % len(body)]
+        lines += [b"connection: close", b"", body]
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            # The parser stops at an error in its callback and the connection is refused.
+            raise ValueError("head too large")
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class SocketConnection(WebSocketsSansIOProtocol):
+    """One WebSocket connection."""
+
+    async def run_asgi(self) -> None:
+        """Run the application; a reader that takes nothing any more is cut off when it ends."""
+        await super().run_asgi()
+        if not self.writable.is_set():
+            self.transport.abort()
