@@ -69,7 +69,7 @@ class StateStore(Protocol):
         """`latest` of many sessions in one round trip; a session without a journal may be left out."""
 
     async def close(self) -> None:
-        """Release files and connections. May be called twice; any other use after it is an `InternalError`."""
+        """Release files and connections. May be called twice; later use is an `InternalError`."""
 
 
 class EventSink(Protocol):

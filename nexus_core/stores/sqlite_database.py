@@ -1,4 +1,4 @@
-"""One SQLite file, used by several processes at once, each through one connection in one thread.
+"""One SQLite file, used by several processes at once; each writes through one connection in one thread.
 
 Guarantees: a transaction that returned is in the file and survives the death of the process (the
 journal is write-ahead with `synchronous=NORMAL`; a loss of power may undo the last ones, never part
@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +37,9 @@ class SqliteDatabase:
         try:
             _prepare_file(path)
             self._connection = _open(path, migrations)
+            # With no timeout, what cannot be read at once is left to the thread.
+            self._reader = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._reader.execute("PRAGMA query_only=ON")
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"NEXUS_STORE_URL: the database {path} cannot be used: {error}") from error
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nexus-sqlite")
@@ -56,11 +59,25 @@ class SqliteDatabase:
             # The log has the cause; what SQLite says may name paths of the host.
             raise InternalError("the state store failed; try again") from error
 
+    async def read(self, job: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run a job that only reads, and little, on the event loop itself: a change of threads costs more.
+
+        Readers of a write-ahead journal wait for nobody, but for the rare moment when a process that
+        died is cleaned up after: then the job is run as `run` does.
+        """
+        if not self._closed:
+            try:
+                return job(self._reader)
+            except sqlite3.OperationalError:
+                pass
+        return await self.run(job)
+
     async def close(self) -> None:
         """Finish the jobs that wait, then close the file. May be called twice."""
         if self._closed:
             return
         self._closed = True
+        self._reader.close()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
 
@@ -81,11 +98,10 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _prepare_file(path: Path) -> None:
     """Make the file for this user alone, and refuse one that another user has put in a shared folder."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        owner = os.fstat(descriptor).st_uid
-    finally:
-        os.close(descriptor)
+    # A file that exists is never opened here: closing it would drop the locks that SQLite has on it.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    owner = path.stat().st_uid
     shared = path.resolve().parent.stat().st_mode & stat.S_IWOTH
     if shared and owner != os.geteuid():
         raise PermissionError(f"another user (id {owner}) owns it, in a folder that anyone may write to")
