@@ -112,8 +112,10 @@ class SessionFeed:
                 moved, self._moved = self._moved, set()
                 for session in moved:
                     await self._deliver(session)
+        except Exception:
+            _log.exception("the session feed failed; its subscriptions end")
         finally:
-            # After an error of ours nobody may wait for ever; the next subscriber starts a new task.
+            # Nobody may wait for ever; the next subscriber starts a new task.
             self._task = None
             self._end_all()
 
