@@ -9,6 +9,8 @@
 //   registered()         whether it did: "true" or "false"
 //   reserve(bytes)       once, before the image is captured: grows the heap and frees it again
 //   describe(thrown)     an error as JSON text
+//   adopt(text)          before the image is captured, or before a call whose policy is another:
+//                        what the handler may do, its name and its environment, described at `adopt`
 //   invoke(text)         start a call; `text` is the input, described at `invoke`
 //   resume(text)         deliver answers of extension calls
 //   flush()              what happened since the last flush, as JSON text, described at `flush`
@@ -18,16 +20,17 @@
   const { parse, stringify } = JSON;
   const { ownKeys, defineProperty } = Reflect;
   const { create, setPrototypeOf, freeze } = Object;
-  const { join, push } = Array.prototype;
+  const { join } = Array.prototype;
   const call = Function.prototype.call;
   const uncurry = (method) => call.bind(method);
   const joined = uncurry(join);
-  const append = uncurry(push);
+  const append = (list, item) => { list[list.length] = item; };
   const slice = uncurry(String.prototype.slice);
   const startsWith = uncurry(String.prototype.startsWith);
   const then = uncurry(Promise.prototype.then);
   const hasOwn = Object.hasOwn;
   const now = Date.now;
+  const parseInt = globalThis.parseInt;
   const NativePromise = Promise;
   const NativeString = String;
   const NativeError = Error;
@@ -38,73 +41,96 @@
   }
 
   // ---- one call's record -------------------------------------------------------------------
+  // Every call starts from the heap image, so these are as new each time.
 
   let handler = null;
   let running = false; // false while the handler's module is being loaded
-  let policy = null;   // {read, write, emit, view, ext, crypto: [patterns], calls, mutations, events, logs}
-  let state = null;    // readable keys and values, no prototype
-  let touched = null;  // keys whose value is an object that was handed out -> its text when last known
+  let policy = null;   // {read, write, emit, view, ext, crypto: rules, calls, mutations, events, logs}
+  const state = create(null);    // readable keys and values
+  const touched = create(null);  // keys whose value is an object that was handed out -> its text when last known
+  let touches = 0;
   let operations = [];
   let logs = [];
   let denials = [];
   let calls = [];
-  let pending = null;  // call id -> [resolve, reject]
+  const pending = create(null);  // call id -> [resolve, reject]
   let nextCall = 1;
   let outcome = null;  // JSON text of the settled call's part of the flush
-  let used = null;     // {calls, mutations, events, logs}
+  const used = { calls: 0, mutations: 0, events: 0, logs: 0 };
   let deadline = null;
 
-  const matches = (patterns, name) => {
+  // Patterns as they are asked: everything, exact names, prefixes.
+  const rules = (patterns) => {
+    const rule = { all: false, names: create(null), prefixes: [] };
     for (let index = 0; index < patterns.length; index++) {
       const pattern = patterns[index];
-      if (pattern === name) return true;
-      const last = pattern.length - 1;
-      if (pattern[last] === "*" && startsWith(name, slice(pattern, 0, last))) return true;
+      if (pattern === "*") rule.all = true;
+      else if (pattern[pattern.length - 1] === "*") append(rule.prefixes, slice(pattern, 0, -1));
+      else rule.names[pattern] = true;
+    }
+    return rule;
+  };
+
+  const allows = (rule, name) => {
+    if (typeof name !== "string") return false;
+    if (rule.all || rule.names[name] === true) return true;
+    for (let index = 0; index < rule.prefixes.length; index++) {
+      if (startsWith(name, rule.prefixes[index])) return true;
     }
     return false;
   };
 
-  const demand = (kind, patterns, name) => {
+  const refuse = (kind, name) => {
     if (!running) throw new NativeTypeError(kind + " is only there while the handler runs, not while its module loads");
-    if (typeof name !== "string" || !matches(patterns, name)) {
-      const token = kind + ":" + NativeString(name);
-      append(denials, slice(token, 0, 300));
-      throw new PermissionDenied("the handler has no capability " + token);
-    }
+    const token = kind + ":" + NativeString(name);
+    append(denials, slice(token, 0, 300));
+    throw new PermissionDenied("the handler has no capability " + token);
+  };
+
+  const demand = (kind, rule, name) => {
+    if (!running || !allows(rule, name)) refuse(kind, name);
   };
 
   // Passing a count ends the call at once: the host traps the guest inside hostBreach.
-  const count = (what, limit) => {
-    if (++used[what] > limit) hostBreach[what]();
+  const countCall = () => {
+    if (++used.calls > policy.calls) hostBreach.calls();
+  };
+  const countMutation = () => {
+    if (++used.mutations > policy.mutations) hostBreach.mutations();
   };
 
   const operate = (text) => {
-    count("calls", policy.calls);
+    countCall();
     append(operations, text);
   };
 
-  const jsonText = (value, what) => {
+  const jsonText = (value, what, name) => {
     const text = stringify(value);
-    if (text === undefined) throw new NativeTypeError(what + " is not a JSON value");
+    if (text === undefined) throw new NativeTypeError(what + name + " is not a JSON value");
     return text;
   };
 
   // ---- $state ------------------------------------------------------------------------------
 
+  const touch = (key, text) => {
+    touches++;
+    touched[key] = text;
+  };
+
   const writeState = (key, value) => {
     demand("state:write", policy.write, key);
     if (value === undefined) return deleteState(key);
-    const text = jsonText(value, "$state." + key);
-    count("mutations", policy.mutations);
+    const text = jsonText(value, "$state.", key);
+    countMutation();
     operate('["set",' + stringify(key) + "," + text + "]");
     state[key] = value;
-    if (typeof value === "object" && value !== null) touched[key] = text;
+    if (typeof value === "object" && value !== null) touch(key, text);
     return true;
   };
 
   const deleteState = (key) => {
     demand("state:write", policy.write, key);
-    count("mutations", policy.mutations);
+    countMutation();
     operate('["delete",' + stringify(key) + "]");
     delete state[key];
     delete touched[key];
@@ -115,12 +141,13 @@
     if (typeof key === "symbol") return undefined;
     demand("state:read", policy.read, key);
     const value = state[key];
-    if (typeof value === "object" && value !== null && !(key in touched)) touched[key] = stringify(value);
+    if (typeof value === "object" && value !== null && !(key in touched)) touch(key, stringify(value));
     return value;
   };
 
   // A value that was handed out may have been changed in place: those changes are writes too.
   const collectTouched = () => {
+    if (touches === 0) return;
     const keys = ownKeys(touched);
     for (let index = 0; index < keys.length; index++) {
       const key = keys[index];
@@ -148,23 +175,23 @@
 
   const emit = (name, payload) => {
     demand("events:emit", policy.emit, name);
-    const text = payload === undefined ? "null" : jsonText(payload, "the payload of " + name);
-    count("events", policy.events);
+    const text = payload === undefined ? "null" : jsonText(payload, "the payload of ", name);
+    if (++used.events > policy.events) hostBreach.events();
     operate('["emit",' + stringify(name) + "," + text + "]");
   };
 
   const view = freeze({
     update(id, data) {
       demand("view:update", policy.view, id);
-      operate('["view",' + stringify(id) + "," + (data === undefined ? "null" : jsonText(data, "the data of " + id)) + "]");
+      operate('["view",' + stringify(id) + "," + (data === undefined ? "null" : jsonText(data, "the data of ", id)) + "]");
     },
   });
 
   const callExtension = (extension, method, args) =>
     new NativePromise((resolve, reject) => {
       demand("ext", policy.ext, extension);
-      const text = jsonText(args, "an argument of $ext." + extension + "." + method);
-      count("calls", policy.calls);
+      const text = jsonText(args, "an argument of $ext.", extension);
+      countCall();
       const id = nextCall++;
       append(calls, '{"callId":' + id + ',"extension":' + stringify(extension) + ',"method":' + stringify(method) + ',"args":' + text + "}");
       pending[id] = [resolve, reject];
@@ -208,9 +235,17 @@
 
   // sfc32 (Chris Doty-Humphrey, PractRand): the engine's own generator is part of the heap image
   // and would give every call the same numbers; this one is seeded by the host for each call.
-  let a = 1, b = 2, c = 3, d = 4;
-  const seed = (words) => { [a, b, c, d] = words; };
+  // Most calls never ask, so the seed (32 hex digits) is read when the first one does.
+  let a = 1, b = 2, c = 3, d = 4, seed = null;
+  const sow = () => {
+    a = parseInt(slice(seed, 0, 8), 16) | 0;
+    b = parseInt(slice(seed, 8, 16), 16) | 0;
+    c = parseInt(slice(seed, 16, 24), 16) | 0;
+    d = parseInt(slice(seed, 24, 32), 16) | 0;
+    seed = null;
+  };
   Math.random = function random() {
+    if (seed !== null) sow();
     const sum = (a + b + d) | 0;
     d = (d + 1) | 0;
     a = b ^ (b >>> 9);
@@ -222,7 +257,7 @@
   const randomBytes = (target) => {
     demand("crypto", policy.crypto, "random");
     for (let index = 0; index < target.length; ) {
-      count("calls", policy.calls);
+      countCall();
       const text = hostRandom();
       for (let at = 0; at < text.length && index < target.length; at += 2) {
         target[index++] = parseInt(slice(text, at, at + 2), 16);
@@ -318,26 +353,32 @@
     // What went wrong while the handler was loaded: {name?, message?, stack?} as JSON text.
     describe: errorText,
 
-    // {event, scope, state, policy, seed: [4 integers], deadline: ms since 1970 | null,
-    //  context: {requestId, handler, session, env}}
+    // {read, write, emit, view, ext, crypto: [patterns], calls, mutations, events, logs: limits,
+    //  handler, env}
+    adopt(text) {
+      const input = parse(text);
+      for (const kind of ["read", "write", "emit", "view", "ext", "crypto"]) input[kind] = rules(input[kind]);
+      policy = input;
+      context.handler = input.handler;
+      context.env = input.env;
+    },
+
+    // [event, scope, state, seed: 32 hex digits, deadline: ms since 1970 | null, requestId, session]
     invoke(text) {
       const input = parse(text);
-      policy = input.policy;
-      state = setPrototypeOf(input.state, null);
-      touched = create(null);
-      pending = create(null);
-      used = { calls: 0, mutations: 0, events: 0, logs: 0 };
-      deadline = input.deadline;
-      seed(input.seed);
-      context.requestId = input.context.requestId;
-      context.handler = input.context.handler;
-      context.session = input.context.session;
-      context.env = input.context.env;
-      globals.$args = input.event;
-      globals.$scope = input.scope;
+      const values = input[2];
+      const keys = ownKeys(values);
+      for (let index = 0; index < keys.length; index++) state[keys[index]] = values[keys[index]];
+      seed = input[3];
+      deadline = input[4];
+      context.requestId = input[5];
+      context.session = input[6];
+      const event = input[0];
+      globals.$args = event;
+      globals.$scope = input[1];
       running = true;
       try {
-        const result = handler(input.event, context);
+        const result = handler(event, context);
         if (result instanceof NativePromise) then(result, succeed, fail);
         else if (typeof result?.then === "function") then(NativePromise.resolve(result), succeed, fail);
         else succeed(result);
@@ -346,11 +387,11 @@
       }
     },
 
-    // {results: [{callId, ok, value, errorName, errorMessage}], seed: [4 integers]}
+    // [[{callId, ok, value, errorName, errorMessage}], seed: 32 hex digits]
     resume(text) {
       const input = parse(text);
-      seed(input.seed);
-      for (const { callId, ok, value, errorName, errorMessage } of input.results) {
+      seed = input[1];
+      for (const { callId, ok, value, errorName, errorMessage } of input[0]) {
         const entry = pending[callId];
         if (entry === undefined) continue;
         delete pending[callId];
@@ -373,8 +414,8 @@
       const text =
         "{" + (outcome ?? '"outcome":"pending"') +
         ',"operations":[' + joined(operations, ",") +
-        '],"calls":[' + joined(calls, ",") +
-        '],"logs":[' + joined(logs, ",") +
+        '],"calls":[' + (calls.length === 0 ? "" : joined(calls, ",")) +
+        '],"logs":[' + (logs.length === 0 ? "" : joined(logs, ",")) +
         '],"denials":' + (denials.length === 0 ? "[]" : stringify(denials)) + "}";
       operations = [];
       calls = [];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -13,11 +14,15 @@ from nexus_core.limits import ResourceLimits
 
 
 class CallPolicy:
-    """The capabilities and limits of a call. A handler's own is made once; narrowing makes another."""
+    """What a call may do and is told of its handler. A handler's own is made once; narrowing makes another."""
 
-    def __init__(self, capabilities: CapabilitySet, limits: ResourceLimits) -> None:
+    def __init__(
+        self, handler: str, capabilities: CapabilitySet, limits: ResourceLimits, env: Mapping[str, str]
+    ) -> None:
+        self.handler = handler
         self.capabilities = capabilities
         self.limits = limits
+        self.env = env
 
     @cached_property
     def text(self) -> bytes:
@@ -35,8 +40,15 @@ class CallPolicy:
                 "mutations": self.limits.max_state_mutations,
                 "events": self.limits.max_events,
                 "logs": self.limits.max_log_bytes,
+                "handler": self.handler,
+                "env": self.env,
             }
         )
+
+    @cached_property
+    def digest(self) -> int:
+        """Tells whether an image was captured with this policy: 62 bits of SHA-256 over `text`."""
+        return int.from_bytes(hashlib.sha256(self.text).digest()[:8]) >> 2
 
 
 class GuestCall(msgspec.Struct, kw_only=True):
@@ -45,8 +57,8 @@ class GuestCall(msgspec.Struct, kw_only=True):
     event: bytes
     scope: bytes
     state: Mapping[str, bytes]
-    context: bytes
-    """`{requestId, handler, session, env}` as JSON text."""
+    request_id: str
+    session: str | None
     deadline_ms: int | None
     """When the call's wall limit ends, in milliseconds since 1970; None = never."""
     policy: CallPolicy

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Generator
-from ctypes import byref, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 import wasmtime
@@ -53,6 +53,10 @@ class Guest:
         self._result = bindings.Values(1)
         self._raw = (c_uint32 * (bindings.RAW_WORDS * _MOST_ARGUMENTS))()
         self._raw_pointer = c_void_p(ctypes.addressof(self._raw))
+        self._raw_result = c_int32.from_buffer(self._raw)
+        # A plain call may happen inside a fiber's host function, so it has an out-parameter of its own.
+        self._call_trap = c_void_p()
+        self._call_trap_pointer = c_void_p(ctypes.addressof(self._call_trap))
         self._trap = c_void_p()
         self._error = c_void_p()
         self._trap_pointer = c_void_p(ctypes.addressof(self._trap))
@@ -146,8 +150,10 @@ class Guest:
         Closing the generator between two ticks unwinds the guest and leaves its memory as it is.
         """
         words = self._values.words
-        for index, argument in enumerate(arguments):
-            words[index * bindings.VALUE_WORDS + bindings.VALUE_I32_WORD] = argument
+        place = bindings.VALUE_I32_WORD
+        for argument in arguments:
+            words[place] = argument
+            place += bindings.VALUE_WORDS
         future = c_void_p(
             bindings.call_async(
                 self._context,
@@ -177,17 +183,19 @@ class Guest:
     def call(self, export: Export, *arguments: int) -> int:
         """Call a short export on this thread's own stack, also from inside a host function."""
         words = self._raw
-        for index, argument in enumerate(arguments):
-            words[index * bindings.RAW_WORDS] = argument & 0xFFFFFFFF
-        trap = c_void_p()
+        place = 0
+        for argument in arguments:
+            words[place] = argument & 0xFFFFFFFF
+            place += bindings.RAW_WORDS
         error = bindings.call_unchecked(
-            self._context, export.pointer, self._raw_pointer, _RAW_COUNT, byref(trap)
+            self._context, export.pointer, self._raw_pointer, _RAW_COUNT, self._call_trap_pointer
         )
         if error:
             raise bindings.host_error(error)
-        if trap.value:
-            raise bindings.trap_error(trap.value)
-        return ctypes.c_int32(words[0]).value
+        if self._call_trap.value:
+            trap, self._call_trap.value = self._call_trap.value, None
+            raise bindings.trap_error(trap)
+        return self._raw_result.value
 
     def _raise_failure(self) -> None:
         """Translate what the last fiber left: a callback's own failure first, then a trap, then an error."""

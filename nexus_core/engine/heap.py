@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+from array import array
 from ctypes import c_int, c_size_t, c_void_p
+from pathlib import Path
 
 from nexus_core.engine import bindings
 from nexus_core.engine.image import PAGE, HeapImage
@@ -12,6 +15,8 @@ from nexus_core.engine.image import PAGE, HeapImage
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _FIXED = 0x10
 """`MAP_FIXED` of mmap(2): replace what is mapped there."""
+_RANDOM = c_int(1)
+"""`MADV_RANDOM`: here only a mark that keeps neighbouring mappings apart."""
 _DONTNEED = c_int(4)
 """`MADV_DONTNEED` of madvise(2): the next touch finds the file's page again."""
 
@@ -31,6 +36,7 @@ class AttachedHeap:
     def __init__(self, address: int) -> None:
         self.address = address
         self.image: HeapImage | None = None
+        self._watching = False
         self._copies: list[tuple[c_void_p, bytes, c_size_t]] = []
         self._discards: list[tuple[c_void_p, c_size_t]] = []
 
@@ -42,6 +48,9 @@ class AttachedHeap:
             for stretch in layer.stretches if layer else ():
                 self._map(stretch.start, stretch.length, image.arena.descriptor, stretch.offset)
         self.image = image
+        self._watching = image.hot.learning
+        if self._watching:
+            self._split_mappings(image.memory_size)
         self._plan(image)
 
     def reset(self) -> None:
@@ -49,27 +58,52 @@ class AttachedHeap:
         image = self.image
         if image is None:
             raise ValueError("no image is attached")
-        if image.hot.learning:
-            image.hot.learn(self.changed_pages())
-            self._plan(image)
+        if self._watching:
+            if image.hot.learning:
+                image.hot.learn(self._touched_pages(image.memory_size))
+            self._drop(0, image.memory_size)
+            if not image.hot.learning:
+                self.attach(image)
+            return
         for target, source, length in self._copies:
             ctypes.memmove(target, source, length)
         for start, length in self._discards:
             if bindings.libc_madvise(start, length, _DONTNEED):
                 raise MappingFailed(ctypes.get_errno(), "dropping pages failed")
 
-    def changed_pages(self) -> set[int]:
-        """Numbers of the pages that differ from the image now."""
+    def changed_pages(self) -> frozenset[int]:
+        """Numbers of the pages that differ from the image now; slow, it compares all bytes."""
         image = self.image
         if image is None:
             raise ValueError("no image is attached")
         memory = memoryview(self.read(0, image.memory_size))
         contents = memoryview(image.contents())
-        return {
+        return frozenset(
             start // PAGE
             for start in range(0, image.memory_size, PAGE)
             if memory[start : start + PAGE] != contents[start : start + PAGE]
-        }
+        )
+
+    def _split_mappings(self, length: int) -> None:
+        """Make every page a mapping of its own, so that the kernel maps no neighbours with a touched page."""
+        for start in range(PAGE, length, 2 * PAGE):
+            self._advise(start, PAGE, _RANDOM)
+
+    def _touched_pages(self, length: int) -> frozenset[int]:
+        """The pages that have been read or written since they were last dropped, as the kernel knows them."""
+        try:
+            with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
+                entries = array("Q", os.pread(pagemap.fileno(), length // PAGE * 8, self.address // PAGE * 8))
+        except OSError:
+            return self.changed_pages()
+        return frozenset(number for number, entry in enumerate(entries) if entry >> 62)
+
+    def _drop(self, start: int, length: int) -> None:
+        self._advise(start, length, _DONTNEED)
+
+    def _advise(self, start: int, length: int, advice: c_int) -> None:
+        if bindings.libc_madvise(c_void_p(self.address + start), c_size_t(length), advice):
+            raise MappingFailed(ctypes.get_errno(), "advising the kernel on a heap image failed")
 
     def read(self, start: int, length: int) -> bytes:
         """Bytes of the memory; the caller has checked the bounds."""
@@ -86,15 +120,18 @@ class AttachedHeap:
             raise MappingFailed(ctypes.get_errno(), "mapping a heap image failed")
 
     def _plan(self, image: HeapImage) -> None:
+        hot = image.hot.stretches()
         self._copies = [
             (
                 c_void_p(self.address + first * PAGE),
                 b"".join(image.page(number) for number in range(first, end)),
                 c_size_t((end - first) * PAGE),
             )
-            for first, end in image.hot.stretches
+            for first, end in hot
         ]
+        edges = [0, *(edge for stretch in hot for edge in stretch), image.memory_size // PAGE]
         self._discards = [
             (c_void_p(self.address + first * PAGE), c_size_t((end - first) * PAGE))
-            for first, end in image.hot.cold(image.memory_size // PAGE)
+            for first, end in zip(edges[::2], edges[1::2], strict=True)
+            if end > first
         ]

@@ -13,7 +13,6 @@ import os
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from types import MappingProxyType
 
 import msgspec
@@ -189,45 +188,39 @@ def _stretches(numbers: tuple[int, ...], offset: int) -> Iterator[Stretch]:
 
 
 class HotPages:
-    """The pages that calls of one handler are known to dirty, learned on its first resets.
+    """The pages that calls of one handler are known to touch, learned on its first resets.
 
-    Copying a page back is cheaper than dropping it and paying the page fault; for any page not
-    known the drop is right too, so what is learned changes speed only. Bounded: a handler that
-    dirties more than `MOST` pages gains little from copying.
+    Copying a page back is much cheaper than dropping it and paying the page fault (0.1 against
+    2.4 us in a Firecracker guest); for any page not known the drop is right too, so what is learned
+    changes speed only. Bounded: past `MOST` pages copying gains little.
     """
 
-    LESSONS = 4
-    MOST = 96
-    _GAP = 2
-    """Pages between two hot stretches that are copied as well, to save a system call."""
+    LESSONS = 3
+    MOST = 256
+    _GAP = 4
+    """Untouched pages between two hot stretches that are copied as well, to save a system call."""
 
     def __init__(self) -> None:
-        self._numbers: set[int] = set()
+        self._numbers: frozenset[int] = frozenset()
         self.lessons = 0
-        self.stretches: tuple[tuple[int, int], ...] = ()
-        """(first page, one past the last), ascending, never touching."""
 
     @property
     def learning(self) -> bool:
-        """Whether the next reset should say which pages it found changed."""
+        """Whether the next reset should say which pages its call touched."""
         return self.lessons < self.LESSONS
 
-    def learn(self, changed: set[int]) -> None:
-        """Take in one reset's changed pages."""
+    def learn(self, touched: frozenset[int]) -> None:
+        """Take in one call's touched pages."""
         self.lessons += 1
-        if len(self._numbers | changed) <= self.MOST:
-            self._numbers |= changed
+        if len(self._numbers | touched) <= self.MOST:
+            self._numbers |= touched
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """The hot pages as (first, one past the last), ascending, never touching."""
         stretches: list[tuple[int, int]] = []
         for number in sorted(self._numbers):
             if stretches and number - stretches[-1][1] <= self._GAP:
                 stretches[-1] = (stretches[-1][0], number + 1)
             else:
                 stretches.append((number, number + 1))
-        self.stretches = tuple(stretches)
-
-    def cold(self, pages: int) -> Iterator[tuple[int, int]]:
-        """The stretches between the hot ones in a memory of `pages` pages."""
-        edges = [0, *(edge for stretch in self.stretches for edge in stretch), pages]
-        for start, end in list(pairwise(edges))[::2]:
-            if end > start:
-                yield start, end
+        return stretches

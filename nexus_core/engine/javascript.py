@@ -35,7 +35,7 @@ IMAGE_SIZES = tuple(MIB * size // 2 for size in (5, 10, 20, 40, 80, 160, 320, 64
 """Sizes of images, in bytes: few, so that an instance fits most handlers. Each is twice the one before."""
 
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.js")
-_ENTRIES = ("register", "registered", "reserve", "describe", "invoke", "resume", "flush")
+_ENTRIES = ("register", "registered", "reserve", "describe", "adopt", "invoke", "resume", "flush")
 _BREACHES = {"calls": "max_host_calls", "mutations": "max_state_mutations", "events": "max_events"}
 
 

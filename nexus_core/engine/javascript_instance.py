@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import struct
+from ctypes import c_int32
 from collections.abc import Generator, Sequence
 from typing import NoReturn
 
 import msgspec
 
-from nexus_core.engine import bindings
 from nexus_core.engine.bindings import EngineFault, GuestTrap, TrapCode
 from nexus_core.engine.call import GuestCall
 from nexus_core.engine.flush import Flush, FlushReader, Thrown
@@ -17,11 +16,9 @@ from nexus_core.engine.heap import AttachedHeap
 from nexus_core.engine.image import WASM_PAGE, HeapImage
 from nexus_core.engine.javascript import (
     INPUT_BUFFER_BYTES,
-    STATUS_JS_ERROR,
     STATUS_OK,
     BreachReported,
     JavaScriptEngine,
-    ModuleFiles,
 )
 from nexus_core.errors import (
     GuestError,
@@ -35,14 +32,6 @@ from nexus_core.result import AsyncResult
 
 Steps = Generator[None, None, Flush]
 """A run: yields at each epoch tick, ends with what the guest handed over."""
-
-_STRUCT_SEED = struct.Struct("<4i")
-
-
-def new_seed() -> bytes:
-    """Fresh seed words for the guest's `Math.random`, as JSON text."""
-    return b"[%d,%d,%d,%d]" % _STRUCT_SEED.unpack(os.urandom(16))
-
 
 class JavaScriptInstance:
     """One warm instance. Attach an image, execute, perhaps resume, then reset; never two calls at once."""
@@ -84,27 +73,38 @@ class JavaScriptInstance:
         self._guest.grow_memory(image.memory_size)
         self._heap.attach(image)
         self._guest.set_stack_pointer(image.stack_pointer)
+        handles = image.handles
+        self._input, self._undefined = handles["input"], handles["undefined"]
+        self._arguments, self._out = handles["arguments"], handles["out"]
+        self._argument = c_int32.from_address(self._guest.address + self._arguments)
+        self._result = c_int32.from_address(self._guest.address + self._out)
 
     def execute(self, call: GuestCall) -> Steps:
         """Start a call and run it until it settles or only waits for extension calls."""
         image = self._attached()
-        limits = self._limits = call.policy.limits
-        guest = self._guest
+        guest, limits = self._guest, call.policy.limits
+        self._limits = limits
         if image.memory_size > limits.memory_limit_bytes:
             self._memory_breach()
         guest.limit_memory(limits.memory_limit_bytes)
         guest.set_stack_pointer(image.stack_pointer - (ENGINE_STACK_BYTES - limits.stack_size_bytes))
         state = b",".join([b"%s:%s" % (msgspec.json.encode(key), value) for key, value in call.state.items()])
         deadline = b"null" if call.deadline_ms is None else b"%d" % call.deadline_ms
-        text = (
-            b'{"event":%s,"scope":%s,"state":{%s},"policy":%s,"seed":%s,"deadline":%s,"context":%s}'
-        ) % (call.event, call.scope, state, call.policy.text, new_seed(), deadline, call.context)
-        return self._run(image.handles["invoke"], text, call)
+        text = b'[%s,%s,{%s},"%s",%s,%s,%s]' % (
+            call.event,
+            call.scope,
+            state,
+            os.urandom(16).hex().encode(),
+            deadline,
+            msgspec.json.encode(call.request_id),
+            msgspec.json.encode(call.session),
+        )
+        return self._run("invoke", text, call)
 
     def resume(self, results: Sequence[AsyncResult], call: GuestCall) -> Steps:
         """Deliver answers of extension calls to the waiting handler and run on."""
-        text = b'{"results":%s,"seed":%s}' % (msgspec.json.encode(results), new_seed())
-        return self._run(self._attached().handles["resume"], text, call)
+        text = b'[%s,"%s"]' % (msgspec.json.encode(results), os.urandom(16).hex().encode())
+        return self._run("resume", text, call)
 
     def reset(self) -> bool:
         """Make every byte equal to the image again. False when it cannot: then the instance must go."""
@@ -129,14 +129,20 @@ class JavaScriptInstance:
             raise ValueError("no image is attached to this instance")
         return image
 
-    def _run(self, entry: int, text: bytes, call: GuestCall) -> Steps:
+    def _run(self, entry: str, text: bytes, call: GuestCall) -> Steps:
         guest = self._guest
-        handles = self._attached().handles
-        guest.begin()
+        image = self._attached()
+        handles = image.handles
         try:
-            yield from self._enter_function(entry, (yield from self._string(text)))
+            if entry == "invoke" and handles["policy"] != call.policy.digest:
+                policy = yield from self._string(call.policy.text)
+                guest.begin()
+                yield from self._enter(handles["adopt"], policy)
+            argument = yield from self._string(text)
+            guest.begin()
+            yield from self._enter(handles[entry], argument)
             yield from guest.enter(self._run_jobs)
-            data = yield from self._text_of((yield from self._enter_function(handles["flush"])))
+            data = self._text_of((yield from self._enter(handles["flush"])))
         except (EngineFault, BreachReported) as fault:
             self._explain(fault)
         flush = self._reader.read(data, call.policy.capabilities, call.policy.limits, call.usage)
@@ -145,41 +151,43 @@ class JavaScriptInstance:
 
     def _string(self, text: bytes) -> Generator[None, None, int]:
         """A guest string; through the prepared buffer when it fits."""
-        guest, place = self._guest, self._attached().handles["input"]
+        guest, place = self._guest, self._input
         if len(text) > INPUT_BUFFER_BYTES:
+            guest.begin()
             place = yield from guest.enter(guest.exports["qjs_alloc"], len(text))
             if not place:
                 self._memory_breach()
-        guest.write(place, text)
-        handle = yield from guest.enter(self._new_string, place, len(text))
+            guest.write(place, text)
+            handle = yield from guest.enter(self._new_string, place, len(text))
+        else:
+            guest.begin_short()
+            guest.write(place, text)
+            handle = guest.call(self._new_string, place, len(text))
         if not handle:
             self._memory_breach()
         return handle
 
-    def _enter_function(self, function: int, *arguments: int) -> Generator[None, None, int]:
+    def _enter(self, function: int, argument: int | None = None) -> Generator[None, None, int]:
         """Call a function of the bootstrap; returns the handle of its result."""
-        guest, handles = self._guest, self._attached().handles
-        if arguments:
-            guest.write(handles["arguments"], struct.pack("<i", *arguments))
+        guest = self._guest
+        count = 0
+        if argument is not None:
+            self._argument.value = argument
+            count = 1
         status = yield from guest.enter(
-            self._call_function,
-            function,
-            handles["undefined"],
-            handles["arguments"],
-            len(arguments),
-            handles["out"],
+            self._call_function, function, self._undefined, self._arguments, count, self._out
         )
         if status != STATUS_OK:
-            self._check_exhaustion(Thrown("InternalError", "out of memory"))
-        return guest.word(handles["out"])
+            # The bootstrap catches all a handler can throw; what is left is no memory to go on.
+            self._memory_breach()
+        return self._result.value
 
-    def _text_of(self, handle: int) -> Generator[None, None, bytes]:
+    def _text_of(self, handle: int) -> bytes:
         """The UTF-8 of a guest string."""
         guest = self._guest
-        status = yield from guest.enter(self._get_string, handle)
-        if status != STATUS_OK:
-            raise GuestError("the guest handed over no text")
         guest.begin_short()
+        if guest.call(self._get_string, handle) != STATUS_OK:
+            raise GuestError("the guest handed over no text")
         return guest.read(guest.call(self._last_pointer), guest.call(self._last_length))
 
     def _explain(self, fault: Exception) -> NoReturn:

@@ -8,6 +8,7 @@ from collections.abc import Generator
 import msgspec
 
 from nexus_core.engine.bindings import GuestTrap, TrapCode
+from nexus_core.engine.call import CallPolicy
 from nexus_core.engine.flush import Thrown
 from nexus_core.engine.heap import AttachedHeap
 from nexus_core.engine.image import HeapImage
@@ -42,15 +43,18 @@ class LoadFailed(Exception):
 class JavaScriptLoader:
     """One load of one handler. `run` yields at each epoch tick and ends with the image."""
 
-    def __init__(self, engine: JavaScriptEngine, entry: str, modules: ModuleFiles) -> None:
+    def __init__(
+        self, engine: JavaScriptEngine, entry: str, modules: ModuleFiles, policy: CallPolicy
+    ) -> None:
         self._engine = engine
         self._entry = entry
         self._modules = modules
+        self._policy = policy
         self._guest: JavaScriptGuest = engine.new_guest()
 
-    def run(self, memory_limit: int, least_size: int) -> Generator[None, None, HeapImage]:
+    def run(self, least_size: int) -> Generator[None, None, HeapImage]:
         """Load, tidy and capture. Raises `LoadFailed` for the author's errors, else a `NexusError`."""
-        guest = self._guest
+        guest, memory_limit = self._guest, self._policy.limits.memory_limit_bytes
         try:
             base = self._engine.base
             guest.grow_memory(base.memory_size)
@@ -62,8 +66,9 @@ class JavaScriptLoader:
                 yield from self._load()
             except GuestTrap as trap:
                 raise _trapped(trap) from trap
+            yield from self._ask("adopt", self._string(self._policy.text))
             yield from self._reserve(memory_limit, least_size)
-            return self._engine.capture(guest, base, dict(base.handles))
+            return self._engine.capture(guest, base, {**base.handles, "policy": self._policy.digest})
         finally:
             guest.modules = None
             guest.close()
@@ -84,8 +89,11 @@ class JavaScriptLoader:
         evaluation = guest.word(out)
         yield from guest.enter(exports["execute_pending_jobs"])
         yield from self._check_settled(evaluation)
+        tidy = f"delete globalThis.{_REGISTER}".encode()
         guest.begin_short()
-        guest.call(exports["eval_code"], *self._text(f"delete globalThis.{_REGISTER}"), out)
+        place = guest.put(tidy)
+        guest.begin()
+        yield from guest.enter(exports["eval_code"], place, len(tidy), out)
 
     def _check_settled(self, evaluation: int) -> Generator[None, None, None]:
         guest, exports, out = self._guest, self._guest.exports, self._engine.base.handles["out"]
@@ -149,16 +157,16 @@ class JavaScriptLoader:
             )
         room = size - guest.memory_size - _ALLOCATOR_SLACK
         guest.limit_memory(size)
-        guest.begin_short()
-        text = guest.call(exports["new_string"], *self._text(str(room)))
-        guest.begin()
-        yield from self._ask("reserve", text)
+        yield from self._ask("reserve", self._string(str(room).encode()))
         yield from guest.enter(exports["run_gc"])
         guest.grow_memory(size)
 
-    def _text(self, text: str) -> tuple[int, int]:
-        data = text.encode()
-        return self._guest.put(data), len(data)
+    def _string(self, data: bytes) -> int:
+        guest = self._guest
+        guest.begin_short()
+        handle = guest.call(guest.exports["new_string"], guest.put(data), len(data))
+        guest.begin()
+        return handle
 
 
 def _trapped(trap: GuestTrap) -> NexusError:
