@@ -112,10 +112,10 @@ class SessionFeed:
                 moved, self._moved = self._moved, set()
                 for session in moved:
                     await self._deliver(session)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, no subscriber may wait for ever
             _log.exception("the session feed failed; its subscriptions end")
         finally:
-            # Nobody may wait for ever; the next subscriber starts a new task.
+            # The next subscriber starts a new task.
             self._task = None
             self._end_all()
 

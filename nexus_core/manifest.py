@@ -78,7 +78,7 @@ class _Reader:
 
         if len(self._text.encode()) > MAX_MANIFEST_BYTES:
             raise InvalidHandler(f"{self._file} is larger than {MAX_MANIFEST_BYTES} bytes")
-        for number, line in enumerate(self._text.splitlines(), 1):
+        for number, line in enumerate(self._text.split("\n"), 1):
             if line.count(".") > _MAX_DOTS_PER_LINE:
                 message = f"more than {_MAX_DOTS_PER_LINE} dots in one line; split the line"
                 raise invalid_at(message, self._file, self._text, number, 1)
@@ -94,7 +94,7 @@ class _Reader:
         place = re.search(r" \(at line (\d+), column (\d+)\)$", text)
         if place:
             return invalid_at(text[: place.start()], self._file, self._text, int(place[1]), int(place[2]))
-        lines = self._text.splitlines() or [""]
+        lines = self._text.rstrip("\r\n").split("\n")
         if text.endswith(" (at end of document)"):
             message = text.removesuffix(" (at end of document)")
             return invalid_at(message, self._file, self._text, len(lines), len(lines[-1]) + 1)

@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import re
 
+from nexus_core.engine.snippets import snippet
 from nexus_core.errors import InvalidHandler, SourceLocation
-
-MAX_SNIPPET_COLUMNS = 160
-"""A longer source line is cut to this many characters around the place that is shown."""
-
-
-def snippet_of(text: str, line: int, column: int) -> str | None:
-    """The source line and a caret under `column` (both count from 1); None when there is no such line."""
-    lines = text.splitlines()
-    if not 1 <= line <= len(lines):
-        return None
-    source = lines[line - 1].replace("\t", " ")
-    first = max(0, column - MAX_SNIPPET_COLUMNS // 2) if len(source) > MAX_SNIPPET_COLUMNS else 0
-    gutter = str(line)
-    shown = source[first : first + MAX_SNIPPET_COLUMNS]
-    return f"{gutter} | {shown}\n{' ' * len(gutter)} | {' ' * (column - 1 - first)}^"
 
 
 def invalid_at(message: str, file: str, text: str, line: int, column: int) -> InvalidHandler:
@@ -27,7 +13,7 @@ def invalid_at(message: str, file: str, text: str, line: int, column: int) -> In
     return InvalidHandler(
         f"{file}:{line}:{column}: {message}",
         location=SourceLocation(file, line, column),
-        snippet=snippet_of(text, line, column),
+        snippet=snippet(text, line, column),
     )
 
 
@@ -38,7 +24,7 @@ def find_toml_key(text: str, path: tuple[str, ...], *, index: int = 0, value: st
     The TOML reader of the standard library keeps no places, so this is a search by line: it may be
     misled by text inside multi-line strings, and serves error messages only.
     """
-    lines = text.splitlines()
+    lines = text.split("\n")
     found = _find_in_table(lines, path[:-1], path[-1], index) or _find_in_table(lines, (), path[0], 0)
     found = found or _find_header(lines, path, index) or _find_header(lines, path[:1], index)
     if found is None:

@@ -282,6 +282,20 @@ async def test_error_of_ours_ends_subscriptions(
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_close_while_somebody_enters(store: CountingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscriber that was entering when the feed was closed is refused, not left waiting."""
+    feed = SessionFeed(store, poll_seconds=NEVER)
+
+    async def close_meanwhile(session: str) -> int:
+        await feed.close()
+        return 0
+
+    monkeypatch.setattr(store, "latest", close_meanwhile)
+    with pytest.raises(InternalError, match="closed"):
+        async with feed.subscribe("s"):
+            pass
+
+
 async def test_bad_session_is_refused(store: CountingStore) -> None:
     """Subscribing to what is no session id is the caller's mistake."""
     feed = SessionFeed(store)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_core.errors import HandlerNotFound, InvalidHandler
+from nexus_core.errors import HandlerNotFound, InternalError, InvalidHandler
 from nexus_core.handler_source import MAX_FILES, MAX_SOURCE_BYTES
 from nexus_core.handlers import HandlerRegistry, HandlerSource, load_handler
 from nexus_core.limits import ResourceLimits
@@ -239,6 +239,22 @@ def test_unclear_files_are_errors(tmp_path: Path, files: dict[str, str], reason:
     registry = HandlerRegistry(write(tmp_path, files), DEFAULTS)
     with pytest.raises(InvalidHandler, match=reason):
         registry.get("a")
+
+
+def test_vanished_files_are_errors(tmp_path: Path) -> None:
+    """A handler whose file goes while it is looked at is an error of that name until it is back."""
+    (tmp_path / "a.js").symlink_to("b.txt")
+    registry = HandlerRegistry(tmp_path, DEFAULTS)
+    assert registry.errors()["a"].message == "handler 'a' cannot be read: No such file or directory"
+    (tmp_path / "b.txt").write_text(CODE)
+    assert registry.refresh() == {"a"}
+    assert registry.get("a").files == {"a.js": CODE}
+
+
+def test_unreadable_directory_is_no_empty_one(tmp_path: Path) -> None:
+    """A directory that cannot be read is an error, which does not tell its path."""
+    with pytest.raises(InternalError, match=r"^the handlers directory cannot be read: File name too long$"):
+        HandlerRegistry(tmp_path / ("x" * 300), DEFAULTS)
 
 
 def test_unknown_name_tells_close_ones(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nexus_core.source_text import MAX_SNIPPET_COLUMNS, find_toml_key, invalid_at, snippet_of
+from nexus_core.source_text import find_toml_key, invalid_at
 
 TOML = """\
 capabilities = [
@@ -22,20 +22,6 @@ sqs = "two"
 [http.deep]
 allow = []
 """
-
-
-def test_snippet_puts_a_caret_under_the_column() -> None:
-    """The snippet is the numbered source line and a caret below the column, tabs counted as one."""
-    assert snippet_of("one\n\ttwo", 2, 2) == "2 |  two\n  |  ^"
-    assert snippet_of("one", 2, 1) is None
-
-
-def test_snippet_of_a_long_line_is_cut_around_the_place() -> None:
-    """However long the line, the snippet is bounded and still has the place above its caret."""
-    line = "-" * 5000 + "!" + "-" * 5000
-    shown, caret = (snippet_of(line, 1, 5001) or "").split("\n")
-    assert len(shown) <= MAX_SNIPPET_COLUMNS + 4
-    assert shown[caret.index("^")] == "!"
 
 
 def test_invalid_at_says_the_place_in_every_form() -> None:
