@@ -31,7 +31,7 @@ def describe() -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Python and the distributions that figure in the rows; those that are not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in ("wasmtime", "quickjs-rs", "msgspec", "starlette", "granian"):
+    for name in ("wasmtime", "quickjs-rs", "msgspec", "starlette", "uvicorn", "granian"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

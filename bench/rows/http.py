@@ -4,7 +4,7 @@ All servers run at once and idle, and are loaded in turn, several rounds, every 
 answer is `{"greeting":"hello bob"}` everywhere, checked before anything is timed; Nexus is asked with
 `Prefer: return=minimal`, which makes its body the same, and once more for its full result. Every server
 may use both cores: Nexus, granian and uvicorn have two workers, workerd has one thread by design,
-`wasmtime serve` a thread per core.
+`wasmtime serve` a thread per core. None of them writes a line of log per request.
 
 What differs between the hosts: Nexus gives each request a pristine heap, `wasmtime serve` a fresh
 instance, workerd reuses one isolate, and the bare servers have no sandbox at all.
@@ -16,6 +16,7 @@ processor time per request too: it hardly depends on what else the machine is do
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -82,17 +83,17 @@ def _wasmtime_serve(peers: Peers) -> ServerPlan:
 
 
 def _granian(interface: str) -> ServerPlan:
+    if importlib.util.find_spec("granian") is None:
+        raise PeerMissing("granian is not installed: `pip install granian`")
     command = [sys.executable, "-m", "granian", "--interface", interface, "--workers", WORKERS, "--no-ws"]
     address = ["--host", "127.0.0.1", "--port", "{port}", "--log-level", "error"]
     return ServerPlan([*command, *address, f"bench.floor:{interface}"], {"PYTHONPATH": str(ROOT)})
 
 
-def _uvicorn(peers: Peers) -> ServerPlan:
+def _uvicorn() -> ServerPlan:
     command = [sys.executable, "-m", "uvicorn", "--workers", WORKERS, "--log-level", "warning"]
-    paths = f"{ROOT}:{peers.python_packages}"
-    return ServerPlan(
-        [*command, "--host", "127.0.0.1", "--port", "{port}", "bench.floor:asgi"], {"PYTHONPATH": paths}
-    )
+    address = ["--host", "127.0.0.1", "--port", "{port}"]
+    return ServerPlan([*command, *address, "bench.floor:asgi"], {"PYTHONPATH": str(ROOT)})
 
 
 def _plans(peers: Peers, folder: Path) -> dict[str, Callable[[], ServerPlan]]:
@@ -104,7 +105,7 @@ def _plans(peers: Peers, folder: Path) -> dict[str, Callable[[], ServerPlan]]:
         "http.wasmtime-serve": lambda: _wasmtime_serve(peers),
         "http.granian-rsgi": lambda: _granian("rsgi"),
         "http.granian-asgi": lambda: _granian("asgi"),
-        "http.uvicorn": lambda: _uvicorn(peers),
+        "http.uvicorn": _uvicorn,
     }
 
 

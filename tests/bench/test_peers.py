@@ -10,7 +10,7 @@ from bench import quickjs
 from bench.peers import PeerMissing, Peers
 
 
-@pytest.mark.parametrize("name", ["workerd", "wasmtime", "wasi_http_component", "python_packages"])
+@pytest.mark.parametrize("name", ["workerd", "wasmtime", "wasi_http_component"])
 def test_a_peer_that_is_not_installed_says_how_to_get_it(tmp_path: Path, name: str) -> None:
     """Each peer that is asked for and not there names the command that brings it."""
     with pytest.raises(PeerMissing, match=r"python -m bench\.peers install"):
