@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from nexus_core.engine.lexer import Kind, Token, tokens
+from nexus_core.engine.lexer import Kind, tokens
 from nexus_core.engine.snippets import snippet
 from nexus_core.engine.source_file import SourceFile
 from nexus_core.engine.source_map import engine_offset, position_at
@@ -28,6 +28,7 @@ _NATIVE = "native"
 _FRAME_START = "at "
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _PROPERTY_READ = re.compile(r"cannot read property '([^']{1,200})' of (?:undefined|null)\Z")
+_NAME_READ = re.compile(r"([\w$]{1,200}) is not (?:defined|initialized)\Z")
 _MISSING_NAME = re.compile(
     r"(?:Could not find export '([^']{1,200})' in module|exported variable '([^']{1,200})' does not exist)"
 )
@@ -35,7 +36,7 @@ _MISSING_NAME = re.compile(
 _ENDS_A_LIST = frozenset(
     ("from", "default", "function", "class", "async", "const", "let", "var", "enum", ";", "=")
 )
-_TOKENS_AHEAD = 200
+_TOKENS_AHEAD = 2_000
 
 
 class Frame(NamedTuple):
@@ -126,7 +127,7 @@ def _author_place(
     if frame.function is None:
         offset = _syntax_error_offset(file, frame, message, probe)
     elif top:
-        offset = _property_read_offset(file.guest, offset, message)
+        offset = _read_offset(file.guest, offset, message)
     return SourceLocation(file.name, *file.position_of(offset))
 
 
@@ -141,24 +142,26 @@ def _syntax_error_offset(file: SourceFile, frame: Frame, message: str, probe: Pr
     return start + len(row) - len(row.lstrip())
 
 
-def _property_read_offset(source: str, offset: int, message: str) -> int:
-    """Where a property is read after `offset`: QuickJS notes no place for reads, only the last one before."""
-    read = _PROPERTY_READ.match(message)
+def _read_offset(source: str, offset: int, message: str) -> int:
+    """Where the name in `message` is read at or after `offset`.
+
+    QuickJS notes no place for reads: it states the last place before that it did note, often the
+    beginning of the function.
+    """
+    read = _PROPERTY_READ.match(message) or _NAME_READ.match(message)
     if not read or len(source) > MAX_PROBED_CHARACTERS:
         return offset
-    name = read.group(1)
+    name, property_read = read.group(1), read.re is _PROPERTY_READ
     before = ""
     ahead = (token for token in tokens(source) if token.end > offset)
     for token in islice(ahead, _TOKENS_AHEAD):
         text = source[token.start : token.end]
-        if before in (".", "?.", "[") and _means(token, text, name):
+        if token.kind is Kind.STRING:
+            text = text[1:-1] if before == "[" else ""
+        if text == name and property_read == (before in (".", "?.", "[")):
             return token.start
         before = text
     return offset
-
-
-def _means(token: Token, text: str, name: str) -> bool:
-    return (text[1:-1] if token.kind is Kind.STRING else text) == name
 
 
 def _missing_name_place(message: str, files: Mapping[str, SourceFile]) -> SourceLocation | None:

@@ -41,6 +41,9 @@ def resolve_import(specifier: str, importer: str, files: Mapping[str, str]) -> s
         reason = "only files of the handler's own folder can be imported, written as './file.js'"
         _refuse(specifier, importer, files, reason)
     path = posixpath.normpath(posixpath.join(posixpath.dirname(importer), specifier))
+    if "\0" in specifier:
+        # Some versions of Python cut a path there.
+        _refuse(specifier, importer, files, "the folder has no such file")
     if path.startswith("../") or path == "..":
         _refuse(specifier, importer, files, "it leads out of the handler's folder")
     for candidate in _candidates(path):
@@ -57,7 +60,7 @@ def _candidates(path: str) -> list[str]:
         path,
         *([stem + _AS_WRITTEN_FOR[suffix]] if suffix in _AS_WRITTEN_FOR else []),
         *(path + each for each in _SUFFIXES),
-        *(posixpath.join(path, "index" + each) for each in _SUFFIXES),
+        *(posixpath.normpath(f"{path}/index{each}") for each in _SUFFIXES),
     ]
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from nexus_core.engine.lexer import Token, tokens
+from nexus_core.engine.lexer import Kind, Token, tokens
 
 # After a line end: a string or a regular expression that the prefix leaves open ends there.
 _BAIT = "\n/*"
 _BAIT_TAKEN = re.compile(r"Unterminated multiline comment|unexpected end of comment")
 _AT_THE_END = re.compile(r"`EOF`|end of file|unexpected token in expression: ''")
 _QUOTED_WORD = re.compile(r"['`]([\w$]+)['`]")
+# Told when the name has been passed already, and does not quote it.
+_DECLARED_TWICE = re.compile(r"redefinition|redeclaration")
 _MAX_LOOK_BACK = 64
 MAX_PROBED_CHARACTERS = 512 * 1024
 """A longer source is not probed: each probe parses up to all of it."""
@@ -91,10 +93,12 @@ def _tokens_to_try(source: str, found: Sequence[Token], line: int | None) -> tup
 
 
 def _named_before(source: str, found: Sequence[Token], index: int, message: str) -> Token:
-    """The nearest token up to `index` whose text the message quotes: some errors show only later."""
+    """The nearest token up to `index` that the message means: some errors show only after it."""
     quoted = _QUOTED_WORD.search(message)
-    if quoted:
-        for at in range(index, max(-1, index - _MAX_LOOK_BACK), -1):
-            if source[found[at].start : found[at].end] == quoted.group(1):
-                return found[at]
+    for at in range(index, max(-1, index - _MAX_LOOK_BACK), -1):
+        token = found[at]
+        if quoted and source[token.start : token.end] == quoted.group(1):
+            return token
+        if at < index and token.kind is Kind.WORD and _DECLARED_TWICE.search(message):
+            return token
     return found[index]
