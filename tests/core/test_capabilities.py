@@ -104,6 +104,24 @@ def test_set_keeps_its_shortest_form() -> None:
     assert "state:read:a*" in repr(wide)
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "both"),
+    [
+        ("ext:a*", "ext:ab*", ["ext:ab*"]),
+        ("ext:a*", "ext:a*", ["ext:a*"]),
+        ("ext:a*", "ext:ab", ["ext:ab"]),
+        ("ext:ab", "ext:ab", ["ext:ab"]),
+        ("ext:ab*", "ext:ac*", []),
+        ("ext:ab*", "ext:a", []),
+        ("state:read:*", "state:write:*", []),
+    ],
+)
+def test_narrowed_pairs(one: str, two: str, both: list[str]) -> None:
+    """Of two nested patterns the narrower one is left, of two that share nothing none."""
+    first, second = CapabilitySet.parse([one]), CapabilitySet.parse([two])
+    assert first.narrowed(second) == second.narrowed(first) == CapabilitySet.parse(both)
+
+
 @given(SETS, SETS, KINDS, NAMES)
 def test_narrowed_is_the_intersection(one: CapabilitySet, two: CapabilitySet, kind: str, name: str) -> None:
     """The narrowed set allows a name exactly when both sets do, whichever way it is asked."""

@@ -209,6 +209,18 @@ async def test_waiting_bytes_are_bounded(store: CountingStore) -> None:
     await feed.close()
 
 
+async def test_taken_bytes_make_room(store: CountingStore) -> None:
+    """A subscriber that keeps up may be sent any number of bytes in all."""
+    feed = SessionFeed(store, poll_seconds=NEVER)
+    async with feed.subscribe("s") as commits:
+        for number in range(1, 4):
+            await store.commit("s", 0, "r", [], [event("e", text_of(7 * MIB))])
+            await add(store)
+            feed.notify("s")
+            assert await take(commits, 2) == [2 * number - 1, 2 * number]
+    await feed.close()
+
+
 async def test_lost_commits_are_told(store: CountingStore) -> None:
     """When the journal was cut before it was read, the subscriber is told instead of missing something."""
     feed = SessionFeed(store, poll_seconds=NEVER)
