@@ -11,9 +11,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+
+import msgspec
 
 from nexus_core.errors import InvalidHandler
 from nexus_core.limits import MIB, ResourceLimits
@@ -39,25 +41,24 @@ _SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerSource:
+class HandlerSource(msgspec.Struct, frozen=True, dict=True):
     """Everything of one handler: `files` holds text by path in its folder, `entry` is one of them."""
 
     name: str
     entry: str
     files: Mapping[str, str]
-    manifest: Manifest = Manifest()  # noqa: RUF009  (frozen)
-    digest: str = field(init=False)
-    """SHA-256 (hex) over the entry and all files; the manifest and the name are not part of it."""
+    manifest: Manifest = Manifest()
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the entry and all files; the manifest and the name are not part of it."""
         sha = hashlib.sha256()
         for text in (self.entry, *(part for item in sorted(self.files.items()) for part in item)):
             data = text.encode()
             # The length keeps ("ab", "c") and ("a", "bc") apart.
             sha.update(len(data).to_bytes(8))
             sha.update(data)
-        object.__setattr__(self, "digest", sha.hexdigest())
+        return sha.hexdigest()
 
 
 def is_handler_name(name: str) -> bool:
