@@ -1,5 +1,6 @@
 """Which file an `import` in a handler means, and what it may not mean."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ from nexus_core.engine.imports import json_module, resolve_import
 from nexus_core.errors import CompilationError, SourceLocation
 
 FILES: Mapping[str, str] = {
-    "index.ts": 'import { a } from "./lib/a.js";\n  const b = import("node:fs");\nexport { x } from "./none";',
+    "index.ts": 'import { a } from "./lib/a.js";\n  const b = import("node:fs");\nexport * from "./none/x";',
     "lib/a.ts": "",
     "lib/b.js": "",
     "lib/deep/index.js": "",
@@ -41,7 +42,7 @@ FILES: Mapping[str, str] = {
     ],
 )
 def test_a_relative_import_finds_a_file_of_the_folder(specifier: str, importer: str, found: str) -> None:
-    """Imports are relative to the importing file, with the suffixes TypeScript authors leave out or change."""
+    """Imports are relative to the importing file, with the suffixes authors leave out or change."""
     assert resolve_import(specifier, importer, FILES) == found
 
 
@@ -66,7 +67,7 @@ def test_other_imports_are_refused_with_the_reason(specifier: str, message: str)
         resolve_import(specifier, "index.ts", FILES)
 
 
-@pytest.mark.parametrize(("specifier", "line", "column"), [("./none", 3, 19), ("node:fs", 2, 20)])
+@pytest.mark.parametrize(("specifier", "line", "column"), [("./none/x", 3, 15), ("node:fs", 2, 20)])
 def test_a_refused_import_points_at_its_statement(specifier: str, line: int, column: int) -> None:
     """The error carries the place of the specifier in the importing file, and that line."""
     with pytest.raises(CompilationError) as caught:
@@ -86,10 +87,8 @@ def test_a_long_specifier_is_cut_in_the_message() -> None:
 @given(st.text(alphabet="./ab\\:%\0"), st.sampled_from(sorted(FILES)))
 def test_resolving_never_answers_a_name_outside_the_folder(specifier: str, importer: str) -> None:
     """Whatever is asked for, the answer is a file the handler has, or a refusal."""
-    try:
+    with contextlib.suppress(CompilationError):
         assert resolve_import(specifier, importer, FILES) in FILES
-    except CompilationError:
-        pass
 
 
 def test_json_becomes_a_module_that_keeps_every_key() -> None:

@@ -8,10 +8,12 @@ from nexus_core.engine.lexer import Kind, tokens
 
 
 def kinds(source: str) -> list[tuple[Kind, str]]:
+    """Each token as its kind and its text."""
     return [(token.kind, source[token.start : token.end]) for token in tokens(source)]
 
 
 def texts(source: str, kind: Kind) -> list[str]:
+    """The texts of the tokens of one kind."""
     return [text for each, text in kinds(source) if each is kind]
 
 

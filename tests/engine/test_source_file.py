@@ -17,9 +17,10 @@ from nexus_core.errors import CompilationError, SourceLocation
 
 
 class NoTypeScript:
-    """A stripper for handlers that have no TypeScript."""
+    """A stripper for handlers that have no TypeScript: it finds fault with any text."""
 
     def strip(self, name: str, source: str) -> str:
+        """Refuse, three characters behind the wrapper's prefix."""
         raise CompilationError(f"{name}: bad", location=SourceLocation(name, 1, len(SCRIPT_PREFIX) + 3))
 
 
@@ -86,8 +87,8 @@ def test_a_module_inside_text_makes_no_module(module: str) -> None:
 
 @pytest.mark.parametrize("unit", ["export.", "import(", "(/[(export", "`${export", ".export "])
 def test_classifying_hostile_text_ends(unit: str) -> None:
-    """Four megabytes of an awkward beginning are classified."""
-    assert classify(unit * (2**22 // len(unit))) in ("module", "script")
+    """A megabyte of an awkward beginning is classified."""
+    assert classify(unit * (2**20 // len(unit))) in ("module", "script")
 
 
 def test_wrapping_keeps_lines_and_unwrapping_gives_the_column_back() -> None:
@@ -102,12 +103,12 @@ def test_wrapping_keeps_lines_and_unwrapping_gives_the_column_back() -> None:
 
 
 def test_a_script_with_a_program_line_can_be_wrapped() -> None:
-    """`#!` is legal only at the very start, so inside the function it becomes a comment of the same length."""
+    """`#!` is legal only at the very start, so inside the function it becomes a comment."""
     assert wrap_script("#!node\nreturn 1").startswith(SCRIPT_PREFIX + "//node\n")
 
 
 def test_prepared_script_maps_places_to_the_author() -> None:
-    """QuickJS counts the columns of line 1 from 0 and of others from 1, in bytes; the author's are characters."""
+    """QuickJS counts bytes, on line 1 from 0 and else from 1; the author's columns are characters."""
     file = prepare_source("a.js", "é; f()\r\n é; g()", NoTypeScript(), entry=True)
     assert file.wrapped
     assert file.author == "é; f()\n é; g()"

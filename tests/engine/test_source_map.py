@@ -46,6 +46,7 @@ export default async function handler<T extends X>(event: T, ctx: any): Promise<
 
 
 def words(text: str) -> list[tuple[str, int]]:
+    """Each word with its offset."""
     return [(match.group(), match.start()) for match in re.finditer(r"\w+", text)]
 
 
@@ -61,6 +62,7 @@ def printer() -> Printer:
 
 @pytest.fixture(scope="module")
 def example(printer: Printer) -> tuple[str, Alignment]:
+    """`TYPESCRIPT` as it is printed, and how the two align."""
     printed = printer(TYPESCRIPT)
     return printed, Alignment(TYPESCRIPT, printed)
 
@@ -117,6 +119,7 @@ types = st.recursive(
 
 
 def statement(draw: Callable[..., str]) -> str:
+    """One statement with types, of few names."""
     a, b, t, u = draw(names), draw(names), draw(types), draw(types)
     return draw(
         st.sampled_from(

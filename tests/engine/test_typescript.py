@@ -22,6 +22,7 @@ class Modules:
         self._module: wasmtime.Module | None = None
 
     def load(self, _name: str, wasm: bytes) -> wasmtime.Module:
+        """The module of the one wasm file there is."""
         self.asked += 1
         if self._module is None:
             self._module = wasmtime.Module(self.engine, wasm)
@@ -30,6 +31,7 @@ class Modules:
 
 @pytest.fixture(scope="module")
 def modules() -> Modules:
+    """An engine as ours is set up, with the module cached."""
     config = wasmtime.Config()
     config.epoch_interruption = True
     return Modules(wasmtime.Engine(config))
@@ -37,6 +39,7 @@ def modules() -> Modules:
 
 @pytest.fixture(scope="module")
 def stripper(modules: Modules) -> TypeScriptStripper:
+    """A stripper that all tests of this file share, as a process does."""
     return TypeScriptStripper(modules.engine, modules.load)
 
 
@@ -57,6 +60,7 @@ def ticking(modules: Modules) -> Iterator[None]:
 
 
 def squeezed(text: str) -> str:
+    """`text` on one line."""
     return " ".join(text.split())
 
 
@@ -124,7 +128,7 @@ def test_only_ts_and_mts_are_typescript(stripper: TypeScriptStripper, name: str)
 def test_a_syntax_error_points_at_its_token(
     stripper: TypeScriptStripper, source: str, line: int, column: int, message: str
 ) -> None:
-    """The transformer tells no place; the error has the line and column of the token at fault all the same."""
+    """The transformer tells no place; the error has the place of the token at fault all the same."""
     with pytest.raises(CompilationError) as caught:
         stripper.strip("a.ts", source)
     assert caught.value.message.startswith(message)
