@@ -68,7 +68,7 @@ class MetricsCollector:
         self._peak = self._start("nexus_peak_memory_bytes")
         self._wait = self._start("nexus_pool_wait_seconds")
 
-    def record_execution(  # noqa: PLR0917 - the hot path: naming the arguments costs time at each call
+    def record_execution(
         self,
         handler: str,
         status: str,

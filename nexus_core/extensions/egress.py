@@ -12,7 +12,7 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -135,8 +135,12 @@ class SystemResolver:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+AddressCheck = Callable[[str], bool]
+"""Whether handlers may connect to an address: `is_public`, or `any_address` by the operator's will."""
+
+
 async def checked_addresses(
-    host: str, port: int, resolver: Resolver, *, allow_private: bool
+    host: str, port: int, resolver: Resolver, is_allowed: AddressCheck
 ) -> Sequence[str]:
     """The addresses of `host` now, all of which may be connected to.
 
@@ -147,7 +151,7 @@ async def checked_addresses(
     addresses = await resolver.resolve(host, port) if literal is None else [literal]
     if not addresses:
         raise OSError(f"no address for {host}")
-    if not allow_private and not all(is_public(address) for address in addresses):
+    if not all(is_allowed(address) for address in addresses):
         raise EgressDenied(f"host {host!r} has an address that handlers may not connect to")
     return addresses
 
@@ -165,6 +169,11 @@ def is_public(address: str) -> bool:
     if (int(parsed) >> 32) & 0xFFFFFFFF in _ISATAP:
         return False
     return not any(parsed in network for network in _REFUSED_V6)
+
+
+def any_address(_address: str) -> bool:
+    """Every address may be reached, loopback and metadata services included."""
+    return True
 
 
 def normal_host(host: str) -> str | None:

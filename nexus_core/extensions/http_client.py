@@ -10,7 +10,8 @@ import asyncio
 import ssl
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import httpcore
@@ -19,6 +20,7 @@ import httpx
 from nexus_core.extensions.base import ExtensionError
 from nexus_core.extensions.egress import (
     DEFAULT_PORTS,
+    AddressCheck,
     EgressDenied,
     EgressRules,
     Resolver,
@@ -26,17 +28,21 @@ from nexus_core.extensions.egress import (
     checked_addresses,
     normal_host,
 )
-from nexus_core.extensions.http import HttpRequest
+from nexus_core.extensions.http_request import HttpRequest
 
 MAX_REDIRECTS = 5
 MAX_REQUESTS = 128
 """Requests at once of one process; others wait for their turn, within their own time."""
-MAX_HANDLER_REQUESTS = 32
-MAX_HANDLER_POOLS = 64
+MAX_HANDLER_REQUESTS = 16
+"""Requests at once, and connections, of one handler."""
+MAX_LANES = 32
+"""Handlers whose connections are kept: at most 512 sockets rest in a process."""
 _IDLE_SECONDS = 15.0
 _MAX_GZIP_MEMBERS = 64
 _GZIP_BITS = zlib.MAX_WBITS | 16
 _NEXT_ADDRESS_SECONDS = 3.0
+
+_Pool = httpcore.AsyncConnectionPool
 
 # Other headers may hold a secret of the first host, under a name that we cannot know.
 _HEADERS_FOR_ANY_ORIGIN = frozenset(
@@ -105,25 +111,27 @@ class HttpClient:
     def __init__(
         self,
         *,
-        allow_private: bool,
+        is_allowed: AddressCheck,
         max_response_bytes: int,
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._max_response_bytes = max_response_bytes
         self._names = SystemResolver()
-        self._network = _CheckedNetwork(resolver or self._names, allow_private)
+        self._network = _CheckedNetwork(resolver or self._names, is_allowed)
         self._tls = tls
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
-        self._pools: OrderedDict[str, httpcore.AsyncConnectionPool] = OrderedDict()
+        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
 
     async def send(self, request: HttpRequest, rules: EgressRules, handler: str) -> HttpAnswer:
         """Send a request, follow its redirects and read the answer, all within its time."""
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                async with self._slots_of_this_loop():
-                    return await self._follow(request, rules, handler)
+                lane = await self._lane(handler)
+                # The lane first: a handler with many requests must not hold up the others.
+                async with lane.place(), self._slots:
+                    return await self._follow(request, rules, lane.pool)
         except TimeoutError:
             milliseconds = round(request.timeout_seconds * 1000)
             raise ExtensionError(f"no answer within {milliseconds} ms", name="HttpTimeout") from None
@@ -131,28 +139,19 @@ class HttpClient:
     async def close(self) -> None:
         """Close every connection."""
         self._names.close()
-        pools, self._pools = self._pools, OrderedDict()
+        lanes, self._lanes = self._lanes, OrderedDict()
         if self._loop is asyncio.get_running_loop():
-            for pool in pools.values():
-                await pool.aclose()
+            for lane in lanes.values():
+                await lane.pool.aclose()
 
-    def _slots_of_this_loop(self) -> asyncio.Semaphore:
-        """The bound on requests. Connections of an earlier loop died with it: they are dropped."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop = loop
-            self._slots = asyncio.Semaphore(MAX_REQUESTS)
-            self._pools = OrderedDict()
-        return self._slots
-
-    async def _follow(self, request: HttpRequest, rules: EgressRules, handler: str) -> HttpAnswer:
+    async def _follow(self, request: HttpRequest, rules: EgressRules, pool: _Pool) -> HttpAnswer:
         url = _parse_url(request.url)
         method, headers, body = request.method, dict(request.headers), request.body
         for _ in range(MAX_REDIRECTS + 1):
             target = Target.parse(url)
             if not rules.allows(*target.origin):
                 raise EgressDenied(f"{target.authority} is not on the manifest's [http] allow list")
-            answer = await self._exchange(target, method, headers, body, handler)
+            answer = await self._exchange(pool, target, method, headers, body)
             location = next((value for name, value in answer.headers if name == "location"), None)
             if answer.status not in {301, 302, 303, 307, 308} or location is None:
                 return answer
@@ -168,7 +167,12 @@ class HttpClient:
         raise ExtensionError(f"more than {MAX_REDIRECTS} redirects", name="HttpError")
 
     async def _exchange(
-        self, target: Target, method: str, headers: Mapping[str, str], body: bytes | None, handler: str
+        self,
+        pool: _Pool,
+        target: Target,
+        method: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
     ) -> HttpAnswer:
         """One request and its answer, without redirects."""
         sent = {"host": target.authority, **headers}
@@ -176,7 +180,6 @@ class HttpClient:
             body = b""
         url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
         raw_headers = [(name.encode("ascii"), text.encode("latin-1")) for name, text in sent.items()]
-        pool = await self._pool(handler)
         try:
             async with pool.stream(method, url, headers=raw_headers, content=body) as response:
                 received = tuple(
@@ -211,41 +214,69 @@ class HttpClient:
             raise _failure("the answer's compression is damaged")
         return bytes(content)
 
-    async def _pool(self, handler: str) -> httpcore.AsyncConnectionPool:
+    async def _lane(self, handler: str) -> _Lane:
         """The handler's own connections: some schemes authenticate a connection, not a request."""
-        pool = self._pools.get(handler)
-        if pool is not None:
-            self._pools.move_to_end(handler)
-            return pool
+        if self._loop is not asyncio.get_running_loop():
+            # Connections of an earlier loop died with it.
+            self._loop = asyncio.get_running_loop()
+            self._slots = asyncio.Semaphore(MAX_REQUESTS)
+            self._lanes = OrderedDict()
+        lane = self._lanes.get(handler)
+        if lane is not None:
+            self._lanes.move_to_end(handler)
+            return lane
+        lane = self._lanes[handler] = _Lane(self._new_pool())
+        if len(self._lanes) > MAX_LANES:
+            await self._evict()
+        return lane
+
+    def _new_pool(self) -> _Pool:
         if self._tls is None:
             # Reads the certificate authorities: 20 ms, once.
             self._tls = httpx.create_ssl_context()
-        pool = self._pools[handler] = httpcore.AsyncConnectionPool(
+        return httpcore.AsyncConnectionPool(
             ssl_context=self._tls,
             max_connections=MAX_HANDLER_REQUESTS,
-            max_keepalive_connections=MAX_HANDLER_REQUESTS // 4,
+            # A lower bound would close connections while others are busy: httpcore counts those too.
+            max_keepalive_connections=MAX_HANDLER_REQUESTS,
             keepalive_expiry=_IDLE_SECONDS,
             network_backend=self._network,
         )
-        if len(self._pools) > MAX_HANDLER_POOLS:
-            await self._evict()
-        return pool
 
     async def _evict(self) -> None:
-        """Close the longest unused pool that has no request under way; the newest stays."""
-        for handler, pool in list(self._pools.items())[:-1]:
-            if all(connection.is_idle() for connection in pool.connections):
-                del self._pools[handler]
-                await pool.aclose()
+        """Close the longest unused lane that has no request under way; the newest stays."""
+        for handler, lane in list(self._lanes.items())[:-1]:
+            if not lane.users:
+                del self._lanes[handler]
+                await lane.pool.aclose()
                 return
+
+
+class _Lane:
+    """One handler's connections, and the places for its requests."""
+
+    def __init__(self, pool: _Pool) -> None:
+        self.pool = pool
+        self.users = 0
+        self._slots = asyncio.Semaphore(MAX_HANDLER_REQUESTS)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Wait for a place and hold it. `users` counts who waits, too."""
+        self.users += 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self.users -= 1
 
 
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     """Connects by name, to one of exactly the addresses that were checked a moment before."""
 
-    def __init__(self, resolver: Resolver, allow_private: bool) -> None:
+    def __init__(self, resolver: Resolver, is_allowed: AddressCheck) -> None:
         self._resolver = resolver
-        self._allow_private = allow_private
+        self._is_allowed = is_allowed
         self._sockets = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -258,7 +289,7 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """See httpcore. The addresses are tried in turn."""
         try:
-            addresses = await checked_addresses(host, port, self._resolver, allow_private=self._allow_private)
+            addresses = await checked_addresses(host, port, self._resolver, self._is_allowed)
         except (OSError, UnicodeError) as error:
             raise _failure(f"host {host!r} could not be resolved") from error
         failure: Exception | None = None
