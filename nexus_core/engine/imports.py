@@ -6,7 +6,6 @@ the guest ran, so no spelling of it reaches the file system.
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Mapping
 from typing import NoReturn
@@ -94,6 +93,8 @@ def json_module(name: str, text: str) -> str:
     The text travels as a string through `JSON.parse`: as an object literal, `__proto__` would mean
     something else.
     """
+    import json
+
     try:
         json.loads(text, parse_constant=_no_constant, parse_int=float)
     except json.JSONDecodeError as error:

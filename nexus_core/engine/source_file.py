@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -76,7 +75,6 @@ def unwrap_position(line: int, column: int) -> Position:
     return Position(line, max(1, column - len(SCRIPT_PREFIX)) if line == 1 else column)
 
 
-@dataclass(frozen=True)
 class SourceFile:
     """One file of a handler: what the author wrote (`author`) and what the guest is given (`guest`).
 
@@ -84,11 +82,14 @@ class SourceFile:
     TypeScript was stripped (`stripped`). `name` is the file's path in the handler's folder.
     """
 
-    name: str
-    author: str
-    guest: str
-    wrapped: bool = False
-    stripped: bool = False
+    def __init__(
+        self, name: str, author: str, guest: str, *, wrapped: bool = False, stripped: bool = False
+    ) -> None:
+        self.name = name
+        self.author = author
+        self.guest = guest
+        self.wrapped = wrapped
+        self.stripped = stripped
 
     def author_position(self, line: int, column: int) -> Position | None:
         """The author's place for a place QuickJS states in the guest's text; None when there is none."""

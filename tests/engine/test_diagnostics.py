@@ -137,7 +137,7 @@ def test_an_error_in_a_script_is_at_its_place(guest: Guest, marked: str) -> None
         "interface A { b: { c: 1 } }\n\nexport default function (event: A): string {\n return event.b.☞c;\n}",
         "type A<T> = T | null;\nreturn (event as any)\n  .f!\n  .☞g(1 as A<number>);",
         "enum E { A = 1 }\nclass P { constructor(private a: number) {\n throw ☞nope(E[a]) } }\nnew P(1);",
-        "const f = async <T,>(a: T): Promise<T> => {\n /* é */ throw new ☞Error('x') };\nreturn f<string>('')",
+        "const f = async <T,>(a: T): Promise<T> => {\n /* é */ throw new ☞Error('x') };\nreturn f('')",
     ],
 )
 def test_an_error_in_typescript_is_at_its_place(guest: Guest, marked: str) -> None:

@@ -99,3 +99,11 @@ def test_tokens_never_overlap_and_leave_out_only_spaces_and_comments(source: str
 def test_hostile_text_is_read_in_few_steps(unit: str) -> None:
     """One megabyte that repeats an awkward beginning ends, within the bound on tokens."""
     assert sum(1 for _ in tokens(unit * (2**20 // len(unit)), 50_000)) <= 50_000
+
+
+def test_a_line_of_slashes_that_open_nothing_is_given_up() -> None:
+    """Trying each slash of a long line would be quadratic: after some, the rest is one bad token."""
+    found = kinds("(/[" * 1_000 + "\nnext")
+    assert len(found) < 500
+    assert found[-2][0] is Kind.BAD
+    assert found[-1] == (Kind.WORD, "next")

@@ -120,6 +120,7 @@ def test_only_ts_and_mts_are_typescript(stripper: TypeScriptStripper, name: str)
         ("let a = 1;\nlet b = 'abc\nfoo()", 2, 9, "Unterminated string"),
         ("function f() {}\n  return 2;\nlet x = 1", 2, 3, "A 'return' statement"),
         ("x = {\n a: 1,\n", 2, 7, "Unexpected token"),
+        ("let a = 1;\nconst b;\nlet c = 2", 2, 7, "Missing initializer in const declaration"),
         ('/* 😀 */ let é = "é"; let y: = 2', 1, 29, "Unexpected token"),
         ("let x = <div>a</div>", 1, 16, "Unterminated regular expression"),
         ("\n@dec class A {}; let x: = 1", 2, 25, "Unexpected token"),
