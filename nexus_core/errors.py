@@ -111,7 +111,7 @@ class HandlerNotFound(NexusError):
 
 
 class InvalidHandler(NexusError):
-    """A handler's files or manifest cannot be accepted; unlike `CompilationError`, its code was not read yet."""
+    """A handler's files or manifest are refused; unlike `CompilationError`, no code was run yet."""
 
     code = ErrorCode.INVALID_HANDLER
 

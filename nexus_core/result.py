@@ -20,7 +20,7 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of the values that leave Nexus as JSON."""
 
 
-class StateMutation(_Wire):
+class StateMutation(_Wire, frozen=True):
     """One write (`op="set"`, `value` is JSON text) or delete of a `$state` key."""
 
     op: Literal["set", "delete"]
@@ -28,28 +28,28 @@ class StateMutation(_Wire):
     value: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class EmittedEvent(_Wire):
+class EmittedEvent(_Wire, frozen=True):
     """One `$emit(name, payload)`; `payload` is JSON text."""
 
     name: str
     payload: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class ViewCommand(_Wire):
+class ViewCommand(_Wire, frozen=True):
     """One `$view.update(id, data)`; `data` is JSON text."""
 
     id: str
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class LogRecord(_Wire):
+class LogRecord(_Wire, frozen=True):
     """One line the handler logged; `level` is debug, info, warn or error."""
 
     level: str
     message: str
 
 
-class PendingCall(_Wire):
+class PendingCall(_Wire, frozen=True):
     """An extension call a suspended handler waits for; `args` is a JSON array."""
 
     call_id: int
@@ -58,14 +58,14 @@ class PendingCall(_Wire):
     args: msgspec.Raw
 
 
-class Suspension(_Wire):
+class Suspension(_Wire, frozen=True):
     """A call that sleeps: its id and the extension calls it waits for."""
 
     id: str
     pending: tuple[PendingCall, ...]
 
 
-class AsyncResult(_Wire):
+class AsyncResult(_Wire, frozen=True):
     """The answer to one pending call: `value` (JSON text) when `ok`, else an error's name and message."""
 
     call_id: int
@@ -75,7 +75,7 @@ class AsyncResult(_Wire):
     error_message: str = ""
 
 
-class ErrorLocation(_Wire):
+class ErrorLocation(_Wire, frozen=True):
     """A place in the author's source; `line` and `column` count from 1."""
 
     file: str
@@ -83,7 +83,7 @@ class ErrorLocation(_Wire):
     column: int
 
 
-class ErrorLimit(_Wire):
+class ErrorLimit(_Wire, frozen=True):
     """The limit that was passed: its name, its value and what was used."""
 
     name: str
@@ -91,7 +91,7 @@ class ErrorLimit(_Wire):
     used: int
 
 
-class ErrorInfo(_Wire):
+class ErrorInfo(_Wire, frozen=True):
     """An error as the caller sees it. Nothing of the host is in it."""
 
     code: ErrorCode
@@ -118,7 +118,7 @@ class ErrorInfo(_Wire):
         return info
 
 
-class ExecutionMetrics(_Wire):
+class ExecutionMetrics(_Wire, frozen=True):
     """What one call used. Times are microseconds, sizes bytes, `host_calls` a count by function."""
 
     duration_us: int = 0
@@ -131,7 +131,7 @@ class ExecutionMetrics(_Wire):
     cold_start: bool = False
 
 
-class WasmResult(_Wire):
+class WasmResult(_Wire, frozen=True):
     """The outcome of one call; `return_value` is JSON text."""
 
     status: Literal["success", "error", "suspended"]

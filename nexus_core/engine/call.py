@@ -14,7 +14,7 @@ from nexus_core.limits import ResourceLimits
 
 
 class CallPolicy:
-    """What a call may do and is told of its handler. A handler's own is made once; narrowing makes another."""
+    """What a call may do, and what it is told of its handler. Narrowing makes another one."""
 
     def __init__(
         self, handler: str, capabilities: CapabilitySet, limits: ResourceLimits, env: Mapping[str, str]
@@ -23,6 +23,11 @@ class CallPolicy:
         self.capabilities = capabilities
         self.limits = limits
         self.env = env
+
+    @classmethod
+    def none(cls) -> CallPolicy:
+        """The policy of code that may do nothing."""
+        return cls("", CapabilitySet(), ResourceLimits(), {})
 
     @cached_property
     def text(self) -> bytes:
@@ -41,7 +46,7 @@ class CallPolicy:
                 "events": self.limits.max_events,
                 "logs": self.limits.max_log_bytes,
                 "handler": self.handler,
-                "env": self.env,
+                "env": dict(self.env),
             }
         )
 

@@ -73,7 +73,7 @@ class EpochTicker:
                 continue
             idle = 0
             self._wake.clear()
-            # A call between the test above and the clear saw the event set and will not wake us.
+            # A call between the test above and the clear saw the event set and wakes nobody.
             if self._touches != seen:
                 self._wake.set()
             self._wake.wait()

@@ -12,7 +12,13 @@ from typing import Literal
 import msgspec
 
 from nexus_core.capabilities import CapabilitySet
-from nexus_core.errors import GuestError, LimitBreach, PayloadTooLarge, PermissionDenied, ResourceLimitExceeded
+from nexus_core.errors import (
+    GuestError,
+    LimitBreach,
+    PayloadTooLarge,
+    PermissionDenied,
+    ResourceLimitExceeded,
+)
 from nexus_core.limits import ResourceLimits
 from nexus_core.result import EmittedEvent, LogRecord, PendingCall, StateMutation, ViewCommand
 
@@ -85,15 +91,13 @@ class Flush(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlushReader:
-    """Decodes and checks flushes against one call's capabilities and limits. Made once per call policy."""
+    """Decodes flushes and checks them against a call's capabilities and limits."""
 
     def __init__(self) -> None:
         self._decoder = msgspec.json.Decoder(_FlushText)
 
-    def read(
-        self, data: bytes, capabilities: CapabilitySet, limits: ResourceLimits, usage: Usage
-    ) -> Flush:
-        """The checked flush; raises `GuestError` for a forged text, and a typed error for each breach."""
+    def read(self, data: bytes, capabilities: CapabilitySet, limits: ResourceLimits, usage: Usage) -> Flush:
+        """The checked flush; raises `GuestError` for a forged text and a typed error for each breach."""
         try:
             text = self._decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -103,44 +107,56 @@ class FlushReader:
                 f"the return value has {len(text.value)} bytes; max_output_bytes is {limits.max_output_bytes}",
                 LimitBreach("max_output_bytes", limits.max_output_bytes, len(text.value)),
             )
-        mutations: list[StateMutation] = []
-        events: list[EmittedEvent] = []
-        views: list[ViewCommand] = []
-        counts = usage.host_calls
+        operations = _Operations(capabilities, usage.host_calls)
         for operation in text.operations:
-            if type(operation) is _Set:
-                _demand(capabilities, "state:write", operation.key)
-                mutations.append(StateMutation(op="set", key=operation.key, value=operation.value))
-                counts["state_set"] += 1
-            elif type(operation) is _Delete:
-                _demand(capabilities, "state:write", operation.key)
-                mutations.append(StateMutation(op="delete", key=operation.key))
-                counts["state_delete"] += 1
-            elif type(operation) is _Emit:
-                _demand(capabilities, "events:emit", operation.name)
-                events.append(EmittedEvent(name=operation.name, payload=operation.payload))
-                counts["emit"] += 1
-            elif type(operation) is _View:
-                _demand(capabilities, "view:update", operation.id)
-                views.append(ViewCommand(id=operation.id, data=operation.data))
-                counts["view"] += 1
+            operations.take(operation)
         _check_calls(text.calls, capabilities, usage)
-        usage.mutations += len(mutations)
-        usage.events += len(events)
+        usage.mutations += len(operations.mutations)
+        usage.events += len(operations.events)
         _count("max_state_mutations", limits.max_state_mutations, usage.mutations)
         _count("max_events", limits.max_events, usage.events)
-        _count("max_host_calls", limits.max_host_calls, counts.total())
+        _count("max_host_calls", limits.max_host_calls, usage.host_calls.total())
         return Flush(
             outcome=text.outcome,
             value=text.value,
             thrown=text.error,
-            mutations=tuple(mutations),
-            events=tuple(events),
-            view_commands=tuple(views),
+            mutations=tuple(operations.mutations),
+            events=tuple(operations.events),
+            view_commands=tuple(operations.view_commands),
             calls=tuple(text.calls),
             logs=_bounded_logs(text.logs, limits.max_log_bytes, usage),
             denials=tuple(text.denials[:_MOST_DENIALS]),
         )
+
+
+class _Operations:
+    """Sorts a flush's operations by kind; raises `PermissionDenied` for one that is not allowed."""
+
+    def __init__(self, capabilities: CapabilitySet, counts: Counter[str]) -> None:
+        self._capabilities = capabilities
+        self._counts = counts
+        self.mutations: list[StateMutation] = []
+        self.events: list[EmittedEvent] = []
+        self.view_commands: list[ViewCommand] = []
+
+    def take(self, operation: _Set | _Delete | _Emit | _View) -> None:
+        """Check one operation, count it and keep it."""
+        if type(operation) is _Set:
+            _demand(self._capabilities, "state:write", operation.key)
+            self.mutations.append(StateMutation(op="set", key=operation.key, value=operation.value))
+            self._counts["state_set"] += 1
+        elif type(operation) is _Delete:
+            _demand(self._capabilities, "state:write", operation.key)
+            self.mutations.append(StateMutation(op="delete", key=operation.key))
+            self._counts["state_delete"] += 1
+        elif type(operation) is _Emit:
+            _demand(self._capabilities, "events:emit", operation.name)
+            self.events.append(EmittedEvent(name=operation.name, payload=operation.payload))
+            self._counts["emit"] += 1
+        elif type(operation) is _View:
+            _demand(self._capabilities, "view:update", operation.id)
+            self.view_commands.append(ViewCommand(id=operation.id, data=operation.data))
+            self._counts["view"] += 1
 
 
 def _demand(capabilities: CapabilitySet, kind: str, name: str) -> None:
@@ -172,11 +188,8 @@ def _bounded_logs(logs: list[LogRecord], limit: int, usage: Usage) -> tuple[LogR
         room = limit - usage.log_bytes
         if room <= 0:
             break
-        size = len(record.message.encode("utf-8", "replace"))
-        if size > room:
-            cut = record.message.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
-            record = LogRecord(level=record.level, message=cut)
-            size = room
-        usage.log_bytes += size
-        kept.append(record)
+        data = record.message.encode("utf-8", "replace")
+        usage.log_bytes += min(len(data), room)
+        cut = data[:room].decode("utf-8", "ignore") if len(data) > room else record.message
+        kept.append(LogRecord(level=record.level, message=cut))
     return tuple(kept)

@@ -125,9 +125,7 @@ class Guest:
         pages = (size - self.memory_size) // 65536
         if pages <= 0:
             return
-        error = bindings.memory_grow(
-            self._context, self._memory_pointer, c_uint64(pages), byref(c_uint64())
-        )
+        error = bindings.memory_grow(self._context, self._memory_pointer, c_uint64(pages), byref(c_uint64()))
         if error:
             raise bindings.host_error(error)
 

@@ -6,8 +6,11 @@ import ctypes
 import mmap
 import os
 from array import array
+from collections.abc import Mapping
 from ctypes import c_int, c_size_t, c_void_p
 from pathlib import Path
+
+import msgspec
 
 from nexus_core.engine import bindings
 from nexus_core.engine.image import PAGE, HeapImage
@@ -25,6 +28,13 @@ class MappingFailed(OSError):
     """The kernel refused a mapping; the instance must be dropped, since its memory is half replaced."""
 
 
+class HeapDelta(msgspec.Struct, frozen=True):
+    """What a sleeping call changed: pages by number, and how large its memory had grown."""
+
+    memory_size: int
+    pages: Mapping[int, bytes]
+
+
 class AttachedHeap:
     """The linear memory of one instance, from `address`, and the image that is mapped over it.
 
@@ -37,7 +47,7 @@ class AttachedHeap:
         self.address = address
         self.image: HeapImage | None = None
         self._watching = False
-        self._copies: list[tuple[c_void_p, bytes, c_size_t]] = []
+        self._copies: list[tuple[c_void_p, bytes, int]] = []
         self._discards: list[tuple[c_void_p, c_size_t]] = []
 
     def attach(self, image: HeapImage) -> None:
@@ -67,9 +77,26 @@ class AttachedHeap:
             return
         for target, source, length in self._copies:
             ctypes.memmove(target, source, length)
-        for start, length in self._discards:
-            if bindings.libc_madvise(start, length, _DONTNEED):
+        for start, size in self._discards:
+            if bindings.libc_madvise(start, size, _DONTNEED):
                 raise MappingFailed(ctypes.get_errno(), "dropping pages failed")
+
+    def save(self, memory_size: int) -> HeapDelta:
+        """The pages that differ from the image now: with the image, all there is of a call that sleeps."""
+        image = self.image
+        if image is None:
+            raise ValueError("no image is attached")
+        pages = {}
+        for number in sorted(self._touched_pages(memory_size)):
+            page = self.read(number * PAGE, PAGE)
+            if page != image.page(number):
+                pages[number] = page
+        return HeapDelta(memory_size=memory_size, pages=pages)
+
+    def restore(self, delta: HeapDelta) -> None:
+        """Put a saved call's pages over the freshly attached image; the memory has the delta's size."""
+        for number, page in delta.pages.items():
+            self.write(number * PAGE, page)
 
     def changed_pages(self) -> frozenset[int]:
         """Numbers of the pages that differ from the image now; slow, it compares all bytes."""
@@ -90,12 +117,12 @@ class AttachedHeap:
             self._advise(start, PAGE, _RANDOM)
 
     def _touched_pages(self, length: int) -> frozenset[int]:
-        """The pages that have been read or written since they were last dropped, as the kernel knows them."""
+        """At least the pages written since the image was attached, as the kernel knows them."""
         try:
             with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
                 entries = array("Q", os.pread(pagemap.fileno(), length // PAGE * 8, self.address // PAGE * 8))
         except OSError:
-            return self.changed_pages()
+            return frozenset(range(length // PAGE))
         return frozenset(number for number, entry in enumerate(entries) if entry >> 62)
 
     def _drop(self, start: int, length: int) -> None:
@@ -125,7 +152,7 @@ class AttachedHeap:
             (
                 c_void_p(self.address + first * PAGE),
                 b"".join(image.page(number) for number in range(first, end)),
-                c_size_t((end - first) * PAGE),
+                (end - first) * PAGE,
             )
             for first, end in hot
         ]

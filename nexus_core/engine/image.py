@@ -17,7 +17,6 @@ from types import MappingProxyType
 
 import msgspec
 
-
 PAGE = mmap.PAGESIZE
 WASM_PAGE = 65536
 _ZERO_PAGE = bytes(PAGE)
@@ -65,7 +64,7 @@ class ImageArena:
 
 
 class Stretch(msgspec.Struct, frozen=True):
-    """One stretch of an image: bytes `start` to `start + length` of the memory lie at `offset` of the arena."""
+    """Bytes `start` to `start + length` of an image's memory; they lie at `offset` of the arena."""
 
     start: int
     length: int
@@ -107,6 +106,7 @@ class HeapImage:
         place = self._places.get(number)
         if place is not None:
             return self.arena.read(place, PAGE)
+        # Past its end an image is zeros: there a call that outgrew it differs from nothing.
         return self.base.page(number) if self.base else _ZERO_PAGE
 
     def contents(self) -> bytes:

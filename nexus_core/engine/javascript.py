@@ -181,7 +181,7 @@ _HOST_CALL_FAILED = -1
 def _host_call(guest: Any, values: Any) -> int:
     """`host_call(name, name_len, this, argc, argv) -> handle`; the name is the guest's word."""
     raw = bindings.RAW_WORDS
-    name = guest.read(values[0], values[raw] if values[raw] <= 64 else 64)
+    name = guest.read(values[0], min(values[raw], 64))
     if name.startswith(b"breach:"):
         guest.breach = name[7:].decode("ascii", "replace")
         raise BreachReported

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from ctypes import c_int32
 from collections.abc import Generator, Sequence
+from ctypes import c_int32
 from typing import NoReturn
 
 import msgspec
 
 from nexus_core.engine.bindings import EngineFault, GuestTrap, TrapCode
 from nexus_core.engine.call import GuestCall
-from nexus_core.engine.flush import Flush, FlushReader, Thrown
-from nexus_core.engine.heap import AttachedHeap
+from nexus_core.engine.flush import Flush, Thrown
+from nexus_core.engine.heap import AttachedHeap, HeapDelta
 from nexus_core.engine.image import WASM_PAGE, HeapImage
 from nexus_core.engine.javascript import (
     INPUT_BUFFER_BYTES,
@@ -32,6 +32,7 @@ from nexus_core.result import AsyncResult
 
 Steps = Generator[None, None, Flush]
 """A run: yields at each epoch tick, ends with what the guest handed over."""
+
 
 class JavaScriptInstance:
     """One warm instance. Attach an image, execute, perhaps resume, then reset; never two calls at once."""
@@ -55,12 +56,8 @@ class JavaScriptInstance:
         return self._heap.image
 
     @property
-    def guest(self):
-        return self._guest
-
-    @property
     def memory_used(self) -> int:
-        """Bytes of linear memory the guest holds now. It never shrinks during a call, so this is its peak too."""
+        """Bytes of linear memory now. It never shrinks during a call, so this is the peak too."""
         return self._guest.memory_size
 
     def fits(self, image: HeapImage) -> bool:
@@ -81,13 +78,9 @@ class JavaScriptInstance:
 
     def execute(self, call: GuestCall) -> Steps:
         """Start a call and run it until it settles or only waits for extension calls."""
-        image = self._attached()
-        guest, limits = self._guest, call.policy.limits
-        self._limits = limits
-        if image.memory_size > limits.memory_limit_bytes:
+        limits = self._hold_to(call)
+        if self._attached().memory_size > limits.memory_limit_bytes:
             self._memory_breach()
-        guest.limit_memory(limits.memory_limit_bytes)
-        guest.set_stack_pointer(image.stack_pointer - (ENGINE_STACK_BYTES - limits.stack_size_bytes))
         state = b",".join([b"%s:%s" % (msgspec.json.encode(key), value) for key, value in call.state.items()])
         deadline = b"null" if call.deadline_ms is None else b"%d" % call.deadline_ms
         text = b'[%s,%s,{%s},"%s",%s,%s,%s]' % (
@@ -103,8 +96,19 @@ class JavaScriptInstance:
 
     def resume(self, results: Sequence[AsyncResult], call: GuestCall) -> Steps:
         """Deliver answers of extension calls to the waiting handler and run on."""
+        self._hold_to(call)
         text = b'[%s,"%s"]' % (msgspec.json.encode(results), os.urandom(16).hex().encode())
         return self._run("resume", text, call)
+
+    def save(self) -> HeapDelta:
+        """Take the waiting call out of the instance: `reset` may follow, and `restore` into any other."""
+        return self._heap.save(self._guest.memory_size)
+
+    def restore(self, delta: HeapDelta) -> None:
+        """Put a saved call into this instance, to which its image was just attached; `resume` goes on."""
+        self._guest.limit_memory(delta.memory_size)
+        self._guest.grow_memory(delta.memory_size)
+        self._heap.restore(delta)
 
     def reset(self) -> bool:
         """Make every byte equal to the image again. False when it cannot: then the instance must go."""
@@ -128,6 +132,14 @@ class JavaScriptInstance:
         if image is None:
             raise ValueError("no image is attached to this instance")
         return image
+
+    def _hold_to(self, call: GuestCall) -> ResourceLimits:
+        """Set the guest's memory and stack limits to the call's."""
+        limits = self._limits = call.policy.limits
+        guest, top = self._guest, self._attached().stack_pointer
+        guest.limit_memory(limits.memory_limit_bytes)
+        guest.set_stack_pointer(top - (ENGINE_STACK_BYTES - limits.stack_size_bytes))
+        return limits
 
     def _run(self, entry: str, text: bytes, call: GuestCall) -> Steps:
         guest = self._guest

@@ -173,5 +173,3 @@ def _trapped(trap: GuestTrap) -> NexusError:
     if trap.code in (TrapCode.STACK_OVERFLOW, TrapCode.MEMORY_OUT_OF_BOUNDS):
         return CompilationError("the handler recursed too deeply while it was loaded", name="StackOverflow")
     return CompilationError("the handler's sandbox trapped while it was loaded", name="Trap")
-
-

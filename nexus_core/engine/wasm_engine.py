@@ -121,4 +121,3 @@ def _configuration() -> wasmtime.Config:
     # Images are mapped over the memory's address, so it must never move.
     raw.wasmtime_config_memory_may_move_set(config.ptr(), False)
     return config
-

@@ -14,6 +14,7 @@ Errors: `TypeError` (wrong arguments), `EgressDenied`, `HttpTimeout`, `ResponseT
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import re
@@ -64,6 +65,23 @@ class HttpExtension:
         if self._client is not None:
             await self._client.close()
 
+    async def _start_client(self) -> HttpClient:
+        # Off the event loop: other calls go on meanwhile. The first of several to be made is kept.
+        made = await asyncio.to_thread(self._make_client)
+        if self._client is None:
+            self._client = made
+        return self._client
+
+    def _make_client(self) -> HttpClient:
+        # httpx, what it needs and the certificate authorities take 150 ms: only who uses it pays.
+        from nexus_core.extensions.http_client import HttpClient
+
+        return HttpClient(
+            is_allowed=any_address if self._config.egress_allow_private else is_public,
+            max_response_bytes=self._config.http_max_response_bytes,
+            resolver=self._resolver,
+        )
+
     async def _send(self, method: str | None, call: ExtensionCall) -> dict[str, Any]:
         request = read_request(method, call)
         entries = call.settings.get("allow", ())
@@ -71,17 +89,9 @@ class HttpExtension:
             rules = self._rules(tuple(entries) if isinstance(entries, list) else entries)
         except (InvalidHandler, TypeError) as error:
             raise ExtensionError(f"the manifest's [http] table is wrong: {error}") from error
-        if self._client is None:
-            # httpx and what it needs take 60 ms to import: only handlers that use it pay.
-            from nexus_core.extensions.http_client import HttpClient
-
-            self._client = HttpClient(
-                is_allowed=any_address if self._config.egress_allow_private else is_public,
-                max_response_bytes=self._config.http_max_response_bytes,
-                resolver=self._resolver,
-            )
+        client = self._client or await self._start_client()
         try:
-            return _shape(await self._client.send(request, rules, call.handler))
+            return _shape(await client.send(request, rules, call.handler))
         except EgressDenied as refusal:
             _log.warning(
                 "egress refused: handler=%s request_id=%s reason=%s",

@@ -119,7 +119,7 @@ class HttpClient:
         self._max_response_bytes = max_response_bytes
         self._names = SystemResolver()
         self._network = _CheckedNetwork(resolver or self._names, is_allowed)
-        self._tls = tls
+        self._tls = tls or httpx.create_ssl_context()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
@@ -231,9 +231,6 @@ class HttpClient:
         return lane
 
     def _new_pool(self) -> _Pool:
-        if self._tls is None:
-            # Reads the certificate authorities: 20 ms, once.
-            self._tls = httpx.create_ssl_context()
         return httpcore.AsyncConnectionPool(
             ssl_context=self._tls,
             max_connections=MAX_HANDLER_REQUESTS,

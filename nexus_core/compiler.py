@@ -1,0 +1,133 @@
+"""`HandlerCompiler`: from a handler's source to its heap image, by the shortest way there is."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from concurrent.futures import Executor
+
+from nexus_core.caches.base import ByteCache
+from nexus_core.caches.memory import MemoryCache
+from nexus_core.caches.single_flight import SingleFlight
+from nexus_core.engine.call import CallPolicy
+from nexus_core.engine.driver import TimeBudget, drive
+from nexus_core.engine.epoch import EpochTicker
+from nexus_core.engine.flush import Thrown
+from nexus_core.engine.image import HeapImage
+from nexus_core.engine.javascript import IMAGE_SIZES
+from nexus_core.engine.javascript_kind import JavaScriptKind
+from nexus_core.errors import GuestError
+from nexus_core.handler_source import HandlerSource
+from nexus_core.metrics import MetricsCollector
+
+_GROWTHS_BEFORE_ROOM = 3
+"""Calls that outgrow an image before the handler gets a roomier one."""
+
+
+class CompiledHandler:
+    """A handler ready to run: its source, its heap image and the policy of its manifest."""
+
+    def __init__(self, key: str, source: HandlerSource, image: HeapImage, kind: JavaScriptKind) -> None:
+        self.key = key
+        self.source = source
+        self.image = image
+        manifest = source.manifest
+        self.policy = CallPolicy(source.name, manifest.capabilities, manifest.limits, manifest.env)
+        self.growths = 0
+        self._kind = kind
+
+    def explain(self, thrown: Thrown) -> GuestError:
+        """The handler's own error, with its place in the author's source."""
+        return self._kind.explain(thrown, self.source.entry, self.source.files)
+
+
+class HandlerCompiler:
+    """Memory, then disk and seed, then compile; one compile per handler at a time."""
+
+    def __init__(
+        self,
+        kind: JavaScriptKind,
+        cache: ByteCache,
+        memory: MemoryCache[str, HeapImage],
+        ticker: EpochTicker,
+        threads: Executor,
+        metrics: MetricsCollector,
+    ) -> None:
+        self._kind = kind
+        self._cache = cache
+        self._memory = memory
+        self._ticker = ticker
+        self._threads = threads
+        self._metrics = metrics
+        self._flights: SingleFlight[str, tuple[HeapImage, bool]] = SingleFlight()
+        self._ready: dict[str, CompiledHandler] = {}
+
+    async def get(self, source: HandlerSource) -> tuple[CompiledHandler, bool, int | None]:
+        """(compiled, found in a cache, microseconds it took; None when it was in memory).
+
+        Raises `CompilationError` and what loading the handler breaches.
+        """
+        ready = self._ready.get(source.name)
+        if ready is not None and ready.source is source and self._memory.get(ready.key) is ready.image:
+            self._metrics.record_cache("memory", "hit")
+            return ready, True, None
+        started = time.perf_counter()
+        key = self._key(source)
+        image = self._memory.get(key)
+        self._metrics.record_cache("memory", "miss" if image is None else "hit")
+        found = True
+        if image is None:
+            image, found = await self._flights.run(key, lambda: self._load_or_compile(key, source))
+        ready = self._ready[source.name] = CompiledHandler(key, source, image, self._kind)
+        return ready, found, int((time.perf_counter() - started) * 1e6)
+
+    def forget(self, names: frozenset[str]) -> None:
+        """Drop what is kept by handler name; images stay in the caches under their digests."""
+        for name in names:
+            self._ready.pop(name, None)
+
+    async def note_growth(self, compiled: CompiledHandler) -> None:
+        """Tell that a call outgrew the handler's image; after some, make a roomier one."""
+        compiled.growths += 1
+        roomier = _next_size(compiled.image.memory_size)
+        if compiled.growths != _GROWTHS_BEFORE_ROOM or roomier is None:
+            return
+        if roomier > compiled.source.manifest.limits.memory_limit_bytes:
+            return
+        image = await self._compile(compiled.source, roomier)
+        self._keep(compiled.key, image)
+        self._ready[compiled.source.name] = CompiledHandler(compiled.key, compiled.source, image, self._kind)
+        self._metrics.image_regrown()
+
+    async def _load_or_compile(self, key: str, source: HandlerSource) -> tuple[HeapImage, bool]:
+        data = self._cache.load(key)
+        if data is not None:
+            try:
+                image = self._kind.decode(data)
+            except ValueError:
+                self._metrics.record_cache("disk", "error")
+            else:
+                self._memory.put(key, image)
+                return image, True
+        image = await self._compile(source, 0)
+        self._metrics.record_cache("compile", "miss")
+        self._keep(key, image)
+        return image, False
+
+    async def _compile(self, source: HandlerSource, least_size: int) -> HeapImage:
+        manifest = source.manifest
+        policy = CallPolicy(source.name, manifest.capabilities, manifest.limits, manifest.env)
+        budget = TimeBudget(manifest.limits.timeout_ms, manifest.limits.cpu_ms)
+        steps = self._kind.compile(source.entry, source.files, policy, least_size)
+        return await drive(steps, budget, self._ticker, self._threads)
+
+    def _keep(self, key: str, image: HeapImage) -> None:
+        self._memory.put(key, image)
+        self._cache.store(key, image.encode())
+
+    def _key(self, source: HandlerSource) -> str:
+        return hashlib.sha256(f"{source.digest} {self._kind.build}".encode()).hexdigest()
+
+
+def _next_size(size: int) -> int | None:
+    return next((larger for larger in IMAGE_SIZES if larger > size), None)
