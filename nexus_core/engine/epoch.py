@@ -79,7 +79,7 @@ class EpochTicker:
             self._wake.wait()
 
     def restart(self) -> None:
-        """Forget the thread, which does not survive a fork or a restored snapshot; the next call starts it."""
+        """Forget the thread, which survives no fork and no restored snapshot; the next call starts it."""
         with self._lock:
             self._thread = None
             self._wake.clear()

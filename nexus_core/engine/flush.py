@@ -102,10 +102,11 @@ class FlushReader:
             text = self._decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise GuestError(f"the guest handed over a malformed result: {error}") from error
-        if len(text.value) > limits.max_output_bytes:
+        size, most = len(text.value), limits.max_output_bytes
+        if size > most:
             raise PayloadTooLarge(
-                f"the return value has {len(text.value)} bytes; max_output_bytes is {limits.max_output_bytes}",
-                LimitBreach("max_output_bytes", limits.max_output_bytes, len(text.value)),
+                f"the return value has {size} bytes; max_output_bytes is {most}",
+                LimitBreach("max_output_bytes", most, size),
             )
         operations = _Operations(capabilities, usage.host_calls)
         for operation in text.operations:

@@ -7,7 +7,7 @@ each epoch tick. `call` is a plain call for what is known to be short; it traps 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from ctypes import byref, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
@@ -26,6 +26,19 @@ _SHORT_CALL_TICKS = c_uint64(50)
 _UNLIMITED = c_int64(-1)
 
 
+Signatures = Mapping[str, tuple[int, int]]
+"""A module's exported functions: how many parameters and results each has, all of them i32."""
+
+
+def signatures(module: wasmtime.Module) -> Signatures:
+    """What a module exports; slow, so it is read once for all instances."""
+    return {
+        kind.name: (len(kind.type.params), len(kind.type.results))
+        for kind in module.exports
+        if isinstance(kind.type, wasmtime.FuncType)
+    }
+
+
 class Export:
     """One exported function, ready to be called."""
 
@@ -42,7 +55,7 @@ class Export:
 class Guest:
     """An instance of a module. Not safe for two threads at once; any one thread at a time may drive it."""
 
-    def __init__(self, engine: WasmEngine, module: wasmtime.Module, pre: Any) -> None:
+    def __init__(self, engine: WasmEngine, functions: Signatures, pre: Any) -> None:
         self._engine = engine
         self._store = wasmtime.Store(engine.engine)
         self._store.set_wasi(wasmtime.WasiConfig())
@@ -63,9 +76,9 @@ class Guest:
         self._error_pointer = c_void_p(ctypes.addressof(self._error))
         self.host_failure: BaseException | None = None
         self._memory_limit = -1
-        self._instantiate(module, pre)
+        self._instantiate(functions, pre)
 
-    def _instantiate(self, module: wasmtime.Module, pre: Any) -> None:
+    def _instantiate(self, functions: Signatures, pre: Any) -> None:
         instance = _ffi.wasmtime_instance_t()
         self.begin()
         future = c_void_p(
@@ -79,12 +92,10 @@ class Guest:
         self._raise_failure()
         exports = wasmtime.Instance._from_raw(instance).exports(self._store)
         self.exports: dict[str, Export] = {}
-        for kind in module.exports:
-            extern = exports[kind.name]
-            if isinstance(extern, wasmtime.Func) and isinstance(kind.type, wasmtime.FuncType):
-                self.exports[kind.name] = Export(
-                    kind.name, extern, len(kind.type.params), len(kind.type.results)
-                )
+        for name, (parameters, results) in functions.items():
+            extern = exports[name]
+            if isinstance(extern, wasmtime.Func):
+                self.exports[name] = Export(name, extern, parameters, results)
         memory, stack_pointer = exports["memory"], exports["__stack_pointer"]
         if not isinstance(memory, wasmtime.Memory) or not isinstance(stack_pointer, wasmtime.Global):
             raise bindings.HostFault("the guest exports no memory or no __stack_pointer")

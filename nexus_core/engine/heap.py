@@ -50,15 +50,18 @@ class AttachedHeap:
         self._copies: list[tuple[c_void_p, bytes, int]] = []
         self._discards: list[tuple[c_void_p, c_size_t]] = []
 
-    def attach(self, image: HeapImage) -> None:
-        """Map `image`: zeros everywhere, its base's pages over them, then the pages of its own."""
+    def attach(self, image: HeapImage, *, learn: bool = True) -> None:
+        """Map `image`: zeros everywhere, its base's pages over them, then the pages of its own.
+
+        `learn`: let the first calls show which pages they touch, if the image does not know yet.
+        """
         self.image = None
         self._map(0, image.memory_size, -1, 0)
         for layer in (image.base, image):
             for stretch in layer.stretches if layer else ():
                 self._map(stretch.start, stretch.length, image.arena.descriptor, stretch.offset)
         self.image = image
-        self._watching = image.hot.learning
+        self._watching = learn and image.hot.learning
         if self._watching:
             self._split_mappings(image.memory_size)
         self._plan(image)

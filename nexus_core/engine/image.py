@@ -167,15 +167,10 @@ def decode_image(arena: ImageArena, base: HeapImage | None, data: bytes) -> Heap
     )
 
 
-def capture_pages(memory: bytes, base: HeapImage | None) -> dict[int, bytes]:
-    """The pages of `memory` that differ from `base` (from zeros, without one)."""
-    reference = base.contents() if base else b""
-    pages = {}
-    for number, start in enumerate(range(0, len(memory), PAGE)):
-        page = memory[start : start + PAGE]
-        if page != (reference[start : start + PAGE] or _ZERO_PAGE):
-            pages[number] = page
-    return pages
+def nonzero_pages(memory: bytes) -> dict[int, bytes]:
+    """The pages of a memory that are not all zeros."""
+    pages = {number: memory[start : start + PAGE] for number, start in enumerate(range(0, len(memory), PAGE))}
+    return {number: page for number, page in pages.items() if page != _ZERO_PAGE}
 
 
 def _stretches(numbers: tuple[int, ...], offset: int) -> Iterator[Stretch]:

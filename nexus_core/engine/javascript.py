@@ -10,14 +10,14 @@ import hashlib
 import importlib.util
 import os
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from nexus_core.engine import bindings
 from nexus_core.engine.flush import FlushReader
-from nexus_core.engine.guest import Guest
-from nexus_core.engine.image import WASM_PAGE, HeapImage, ImageArena, capture_pages, decode_image
+from nexus_core.engine.guest import Guest, signatures
+from nexus_core.engine.image import WASM_PAGE, HeapImage, ImageArena, decode_image, nonzero_pages
 from nexus_core.engine.wasm_engine import WasmEngine
 from nexus_core.errors import InternalError
 from nexus_core.limits import KIB, MIB
@@ -88,6 +88,7 @@ class JavaScriptEngine:
         self._define_imports()
         self._pre = engine.linker.instantiate_pre(self._module)
         self._pre_pointer = bindings.address(self._pre.ptr())
+        self._signatures = signatures(self._module)
         bootstrap = _BOOTSTRAP.read_text()
         self.build = hashlib.sha256(f"{GUEST_SHA256} {IMAGE_SIZES} {bootstrap}".encode()).hexdigest()
         """Names the guest build and the bootstrap: an image of another build does not fit."""
@@ -96,22 +97,27 @@ class JavaScriptEngine:
 
     def new_guest(self) -> JavaScriptGuest:
         """A fresh instance, with no image attached."""
-        return JavaScriptGuest(self.engine, self._module, self._pre_pointer)
+        return JavaScriptGuest(self.engine, self._signatures, self._pre_pointer)
 
     def decode(self, data: bytes) -> HeapImage:
         """The image of a handler from a cache; raises ValueError when it does not fit."""
         return decode_image(self.arena, self.base, data)
 
-    def capture(self, guest: JavaScriptGuest, base: HeapImage | None, handles: dict[str, int]) -> HeapImage:
-        """Picture the memory of an idle guest."""
-        size = guest.memory_size
+    def picture(
+        self,
+        guest: JavaScriptGuest,
+        base: HeapImage | None,
+        pages: Mapping[int, bytes],
+        handles: Mapping[str, int],
+    ) -> HeapImage:
+        """The image of an idle guest whose memory differs from `base` in `pages`."""
         return HeapImage(
             self.arena,
             base=base,
-            memory_size=size,
+            memory_size=guest.memory_size,
             stack_pointer=guest.stack_pointer,
-            handles=handles,
-            pages=capture_pages(guest.read(0, size), base),
+            handles={**(base.handles if base else {}), **handles},
+            pages=pages,
         )
 
     def _make_base(self, bootstrap: str) -> HeapImage:
@@ -127,7 +133,7 @@ class JavaScriptEngine:
                 "out": guest.put(bytes(4)),
             }
             guest.call(guest.exports["run_gc"])
-            return self.capture(guest, None, handles)
+            return self.picture(guest, None, nonzero_pages(guest.read(0, guest.memory_size)), handles)
         finally:
             guest.close()
 

@@ -55,10 +55,11 @@ class JavaScriptLoader:
     def run(self, least_size: int) -> Generator[None, None, HeapImage]:
         """Load, tidy and capture. Raises `LoadFailed` for the author's errors, else a `NexusError`."""
         guest, memory_limit = self._guest, self._policy.limits.memory_limit_bytes
+        heap = AttachedHeap(guest.address)
         try:
             base = self._engine.base
             guest.grow_memory(base.memory_size)
-            AttachedHeap(guest.address).attach(base)
+            heap.attach(base, learn=False)
             guest.set_stack_pointer(base.stack_pointer)
             guest.limit_memory(memory_limit)
             guest.begin()
@@ -68,7 +69,8 @@ class JavaScriptLoader:
                 raise _trapped(trap) from trap
             yield from self._ask("adopt", self._string(self._policy.text))
             yield from self._reserve(memory_limit, least_size)
-            return self._engine.capture(guest, base, {**base.handles, "policy": self._policy.digest})
+            pages = heap.save(guest.memory_size).pages
+            return self._engine.picture(guest, base, pages, {"policy": self._policy.digest})
         finally:
             guest.modules = None
             guest.close()
