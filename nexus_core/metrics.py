@@ -58,7 +58,7 @@ class MetricsCollector:
         if multiprocess_dir is not None:
             self._directory = WorkerDirectory(multiprocess_dir, ADDITIVE)
             self._cells = self._directory.join(_BASE_BYTES + max_handlers * _HANDLER_BYTES)
-            self._refresher = _Refresher(self.refresh)
+            self._refresher = _Refresher(self.refresh, _REFRESH_SECONDS)
         self._starts: dict[tuple[str, ...], int] = {}
         self._handlers: dict[str, _HandlerRows] = {}
         self._functions: dict[str, int] = {}
@@ -238,8 +238,9 @@ class MetricsCollector:
 class _Refresher:
     """A thread that refreshes the gauges a period after something happened; else it sleeps."""
 
-    def __init__(self, refresh: Callable[[], None]) -> None:
+    def __init__(self, refresh: Callable[[], None], seconds: float) -> None:
         self._refresh = refresh
+        self._seconds = seconds
         self._touched = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nexus-metrics", daemon=True)
@@ -259,7 +260,7 @@ class _Refresher:
     def _run(self) -> None:
         while True:
             self._touched.wait()
-            if self._stopped.wait(_REFRESH_SECONDS):
+            if self._stopped.wait(self._seconds):
                 return
             # Cleared first: what happens during the refresh asks for another one.
             self._touched.clear()

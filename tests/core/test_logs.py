@@ -161,6 +161,20 @@ def test_hostile_text_stays_inside_its_field(form: Any) -> None:
         assert second["message"] == HOSTILE
 
 
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize(
+    "character", ["\n", "\r", "\0", "\x1b", "\x7f", "\x9b", "\u2028", "\u202e", "\ud800"]
+)
+def test_each_hostile_character_is_escaped_on_its_own(form: Any, character: str) -> None:
+    """No single character gets through because the others around it are harmless."""
+    stream = io.BytesIO()
+    log_call(configure_logging("info", form, stream), session=f"a{character}b")
+    written = stream.getvalue().decode("ascii").removesuffix("\n")
+    assert written.isprintable()
+    if form == "json":
+        assert json.loads(written)["session"] == f"a{character}b"
+
+
 @given(st.text(alphabet=st.characters(), max_size=60), st.text(max_size=60))
 def test_any_text_makes_one_printable_line_that_reads_back(message: str, field: str) -> None:
     """Whatever is logged, JSON gives the same text back and the text form keeps to its line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -10,7 +11,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from nexus_core.metrics import MetricsCollector, prepare_multiprocess_dir
+from nexus_core.metrics import MetricsCollector, _Refresher, prepare_multiprocess_dir
 from nexus_core.statistics import CacheStatistics
 from tests.core.scraping import pool_of, run_call, scrape, value
 
@@ -115,6 +116,19 @@ def test_a_siblings_gauges_follow_its_activity(hire: Callable[[], Worker]) -> No
         seen = value(samples, "nexus_pool_instances", state="running")
         sleep(0.05)
     assert seen == 7
+
+
+def test_gauges_are_left_alone_while_nothing_happens() -> None:
+    """The refreshing thread works once after something happened, again after the next, and else sleeps."""
+    reads = threading.Semaphore(0)
+    refresher = _Refresher(reads.release, 0.001)
+    try:
+        for _ in range(2):
+            refresher.touch()
+            assert reads.acquire(timeout=10)
+            assert not reads.acquire(timeout=0.1)
+    finally:
+        refresher.stop()
 
 
 def test_a_dead_worker_leaves_its_counts_and_takes_its_gauges(
