@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -17,14 +17,14 @@ from nexus_core.config import RuntimeConfig
 from nexus_core.result import WasmResult
 from nexus_core.runtime import Runtime
 
-Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
 
 _PROCESS_SECONDS = 900
+_EXIT_SECONDS = 10
 
 
 class CallFailed(Exception):
-    """A measured call did not succeed, so its time means nothing."""
+    """What was measured did not succeed, so its figure means nothing."""
 
 
 def configuration(folder: Path, **changes: Any) -> RuntimeConfig:
@@ -56,10 +56,37 @@ def succeeded(result: WasmResult) -> WasmResult:
     return result
 
 
-def in_new_process(
-    function: Callable[Parameters, Returned], *args: Parameters.args, **kwargs: Parameters.kwargs
-) -> Returned:
-    """Run a module's function in a fresh process, free of what other rows left in memory."""
+def in_new_process(function: Callable[..., Returned], *arguments: Any) -> Returned:
+    """Run a module's function in a fresh process, free of what other rows left in memory.
+
+    Raises `CallFailed` when it raises, dies or takes too long; the process is gone in any case.
+    """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as executor:
-        return executor.submit(function, *args, **kwargs).result(_PROCESS_SECONDS)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(theirs, function, arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(_PROCESS_SECONDS):
+            raise CallFailed(f"{function.__name__} took longer than {_PROCESS_SECONDS} s")
+        done, outcome = ours.recv()
+    except EOFError:
+        process.join(_EXIT_SECONDS)
+        raise CallFailed(f"{function.__name__} died with exit code {process.exitcode}") from None
+    finally:
+        process.join(_EXIT_SECONDS)
+        process.kill()
+        process.join()
+    if not done:
+        raise CallFailed(f"{function.__name__}: {outcome}")
+    returned: Returned = outcome
+    return returned
+
+
+def _tell(pipe: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    """The new process: send whether it went well, and what came of it."""
+    try:
+        outcome = (True, function(*arguments))
+    except Exception as error:  # noqa: BLE001 - told to the parent as words, since not every error pickles
+        outcome = (False, f"{type(error).__name__}: {error}")
+    pipe.send(outcome)

@@ -57,6 +57,7 @@ def _run_topic(bench: Bench, topic: Topic, wanted: frozenset[str], errors: TextI
         note = f"failed: {type(error).__name__}: {error}"
         bench.progress.close()
         traceback.print_exc(file=errors)
+    bench.progress.done(len(wanted) - len(given))
     return [
         given.get(row.name) or replace(row, note=note, failed=failed)
         for row in topic.rows

@@ -1,84 +1,56 @@
-"""A warm instance of the JavaScript engine, driven directly: what a call costs without pool and runtime."""
+"""A warm instance, leased and driven by hand: a call without the pool and the runtime around it."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from typing import TypeVar
 
-from nexus_core.engine.call import CallPolicy, GuestCall
+from bench.core import CallFailed
+from nexus_core.compiler import CompiledHandler
+from nexus_core.context import ExecutionContext
+from nexus_core.engine.call import GuestCall
 from nexus_core.engine.flush import Flush, Usage
-from nexus_core.engine.image import ImageArena
-from nexus_core.engine.javascript import JavaScriptEngine
-from nexus_core.engine.javascript_instance import JavaScriptInstance
-from nexus_core.engine.javascript_loader import JavaScriptLoader
-from nexus_core.engine.wasm_engine import WasmEngine
-from nexus_core.handlers import HandlerSource
+from nexus_core.pool import PooledInstance
+from nexus_core.runtime import Runtime
 
 Returned = TypeVar("Returned")
 
 
-class NoCodeCache:
-    """The engine compiles its guest anew: once, before anything is timed."""
-
-    def load(self, _key: str) -> bytes | None:
-        """Nothing is kept."""
-        return None
-
-    def store(self, key: str, code: bytes) -> None:
-        """Nothing is kept."""
-
-
-class OneFile:
-    """The module files of a handler that imports nothing."""
-
-    def __init__(self, source: HandlerSource) -> None:
-        self._source = source
-
-    def resolve(self, _specifier: str, _importer: str) -> str:
-        """The entry, whatever is asked for."""
-        return self._source.entry
-
-    def text(self, path: str) -> str:
-        """The handler's own text."""
-        return self._source.files[path]
-
-
 class WarmInstance:
-    """One instance with one handler's image attached, as the pool would hand it out."""
+    """One instance with one handler's image attached."""
 
-    def __init__(self, source: HandlerSource, event: bytes, state: dict[str, bytes]) -> None:
-        self._engine = WasmEngine(NoCodeCache())
-        engine = JavaScriptEngine(self._engine, ImageArena())
-        limits = source.manifest.limits
-        loader = JavaScriptLoader(engine, source.entry, OneFile(source))
-        self._instance = JavaScriptInstance(engine)
-        self._instance.attach(_finish(loader.run(limits.memory_limit_bytes, 0)))
-        self._policy = CallPolicy(source.manifest.capabilities, limits)
-        self._event, self._state = event, state
+    def __init__(self, compiled: CompiledHandler, lease: PooledInstance, context: ExecutionContext) -> None:
+        self._policy = compiled.policy
+        self._lease = lease
+        self._context = context
+
+    @classmethod
+    async def of(cls, runtime: Runtime, handler: str, context: ExecutionContext) -> WarmInstance:
+        """Compile a handler of the runtime and lease an instance for it."""
+        compiled = await runtime.check(runtime.handlers.get(handler))
+        return cls(compiled, await runtime.pool.acquire(compiled.image), context)
 
     def call(self) -> Flush:
         """One call and the reset after it: the next one finds the image, byte for byte."""
-        flush = _finish(
-            self._instance.execute(
-                GuestCall(
-                    event=self._event,
-                    scope=b"{}",
-                    state=self._state,
-                    context=b'{"requestId":"bench","handler":"counter","session":null,"env":{}}',
-                    deadline_ms=None,
-                    policy=self._policy,
-                    usage=Usage(),
-                )
-            )
+        context, instance = self._context, self._lease.instance
+        call = GuestCall(
+            event=context.event,
+            scope=context.scope,
+            state=context.state,
+            request_id=context.request_id,
+            session=None,
+            deadline_ms=None,
+            policy=self._policy,
+            usage=Usage(),
         )
-        if not self._instance.reset():
-            raise RuntimeError("the instance could not be reset")
+        flush = _finish(instance.execute(call))
+        if not instance.reset():
+            raise CallFailed("the instance could not be reset")
         return flush
 
     def close(self) -> None:
-        """Free the instance and its engine."""
-        self._instance.terminate()
-        self._engine.close()
+        """Give the instance back."""
+        self._lease.release()
 
 
 def _finish(run: Generator[None, None, Returned]) -> Returned:

@@ -19,18 +19,15 @@ from msgspec.structs import replace
 
 from bench import quickjs
 from bench.core import CallFailed, configuration, running, succeeded
-from bench.peers import HANDLERS
 from bench.table import Aim, Row, number
 from bench.timing import alternate, async_block, paired_difference, paired_ratio, sync_block
 from bench.topic import Bench, Topic
 from bench.warm import WarmInstance
 from nexus_core.context import ExecutionContext
-from nexus_core.handlers import load_handler
-from nexus_core.limits import ResourceLimits
 from nexus_core.runtime import Runtime
 
-EVENT = b'{"who":"bob"}'
-STATE = {"count": b"1"}
+HANDLER = "counter"
+CALL = ExecutionContext(request_id="bench", event=b'{"who":"bob"}', state={"count": b"1"})
 WARM, EXECUTE, NEW_RUNTIME = "call.warm", "call.execute", "call.quickjs-new"
 
 # What the peer took, in microseconds, on the machine for which the aims in microseconds were set.
@@ -70,26 +67,29 @@ def _measure(bench: Bench, wanted: frozenset[str]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         medians = asyncio.run(_take_turns(bench, wanted, Path(folder)))
     warm = medians[WARM]
+    slower = statistics.median(medians[NEW_RUNTIME]) / _REFERENCE_NEW_RUNTIME_US
     for row in _ROWS:
         if row.name not in wanted:
             continue
         mine = medians[row.name]
         if row.name == WARM:
-            yield replace(row, figure=statistics.median(mine), note=_speed_note(medians))
+            figure = statistics.median(mine)
+            yield replace(row, figure=figure, note=_at_reference_speed(figure, slower))
         elif row.name == EXECUTE:
-            note = f"the whole call takes {number(statistics.median(mine))} us"
-            yield replace(row, figure=paired_difference(mine, warm), note=note)
+            figure = paired_difference(mine, warm)
+            note = f"whole call {number(statistics.median(mine))} us; {_at_reference_speed(figure, slower)}"
+            yield replace(row, figure=figure, note=note)
         else:
             yield replace(row, figure=statistics.median(mine), ratio=paired_ratio(mine, warm))
 
 
 async def _take_turns(bench: Bench, wanted: frozenset[str], folder: Path) -> dict[str, list[float]]:
     """Medians of each round in microseconds, by row; that of `call.execute` is the whole call here."""
-    source = load_handler(HANDLERS / "counter", ResourceLimits())
     program = quickjs.program()
     calls = bench.pick(full=500, quick=20)
     async with contextlib.AsyncExitStack() as stack:
-        warm = WarmInstance(source, EVENT, STATE)
+        runtime = await stack.enter_async_context(running(configuration(folder)))
+        warm = await WarmInstance.of(runtime, HANDLER, CALL)
         stack.callback(warm.close)
         shared = stack.enter_context(quickjs.shared_context())
         _check(warm, shared)
@@ -100,7 +100,6 @@ async def _take_turns(bench: Bench, wanted: frozenset[str], folder: Path) -> dic
             "call.quickjs-snapshot": (sync_block(shared.restored_call), calls // 5),
         }
         if EXECUTE in wanted:
-            runtime = await stack.enter_async_context(running(configuration(folder)))
             contenders[EXECUTE] = (async_block(lambda: execute(runtime)), calls)
         chosen = {name: it for name, it in contenders.items() if name in wanted | {WARM, NEW_RUNTIME}}
         return await alternate(chosen, rounds=bench.pick(full=15, quick=2))
@@ -108,9 +107,7 @@ async def _take_turns(bench: Bench, wanted: frozenset[str], folder: Path) -> dic
 
 async def execute(runtime: Runtime) -> None:
     """One call through the front."""
-    succeeded(
-        await runtime.execute("counter", ExecutionContext(request_id="bench", event=EVENT, state=STATE))
-    )
+    succeeded(await runtime.execute(HANDLER, CALL))
 
 
 def _check(warm: WarmInstance, shared: quickjs.SharedContext) -> None:
@@ -124,11 +121,11 @@ def _check(warm: WarmInstance, shared: quickjs.SharedContext) -> None:
         raise CallFailed(f"expected {quickjs.EXPECTED} from each, got {answers}")
 
 
-def _speed_note(medians: dict[str, list[float]]) -> str:
-    slower = statistics.median(medians[NEW_RUNTIME]) / _REFERENCE_NEW_RUNTIME_US
+def _at_reference_speed(figure: float, slower: float) -> str:
+    """The figure as it would be on the machine the aims are for, if all slowed down alike. Only a hint."""
     return (
-        f"quickjs-rs now takes {number(slower)} x the time it took here when the aims in us and ms "
-        "were set: allow for that"
+        f"quickjs-rs takes {number(slower)} x as long as when the aims were set; "
+        f"at that speed this would be {number(figure / slower)} us"
     )
 
 

@@ -24,7 +24,7 @@ from nexus_core.runtime import Runtime
 
 MIB = 1 << 20
 _CACHE_BUDGET = 16 * MIB
-_POOL_BUDGET = 64 * MIB
+_POOL_BUDGET = 32 * MIB
 _INSTANCES = 10
 _CONCURRENT = 10
 
