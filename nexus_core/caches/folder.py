@@ -139,11 +139,12 @@ class CacheFolder:
 
         New files get `mode`. A folder without a key gets one.
         """
+        name = file_name(key)
         secret = self._secret or self._key() or self._make_key(mode)
         header = EntryFormat(secret).header(key, data)
         temporary = self._write_temporary((header, data), mode, durable=False)
         try:
-            os.rename(temporary, file_name(key), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            os.rename(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         except OSError:
             self.remove(temporary)
             raise
