@@ -44,6 +44,15 @@ def test_a_server_is_ready_when_it_has_answered_and_is_gone_afterwards() -> None
     assert group_is_gone(server.process_group)
 
 
+def test_a_process_that_outlives_its_server_is_ended_too() -> None:
+    """A worker that ignores SIGTERM would load the machine for every later row."""
+    stubborn = "(trap '' TERM; while :; do sleep 0.1; done) & exec \"$@\""
+    plan = ServerPlan(["sh", "-c", stubborn, "sh", *GRANIAN.command], GRANIAN.environ)
+    with serving(plan) as server:
+        pass
+    assert group_is_gone(server.process_group)
+
+
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_a_load_gives_rate_latency_and_processor_time() -> None:
     """A short real load of a real server has all four figures."""
