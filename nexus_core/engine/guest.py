@@ -22,6 +22,8 @@ Steps = Generator[None, None, Any]
 
 _MOST_ARGUMENTS = 8
 _ONE_TICK = c_uint64(1)
+_FIRST_TICKS = c_uint64(2)
+"""The next tick may be a moment away: a run that needs less than a tick must not meet it."""
 _SHORT_CALL_TICKS = c_uint64(50)
 _UNLIMITED = c_int64(-1)
 
@@ -141,9 +143,9 @@ class Guest:
             raise bindings.host_error(error)
 
     def begin(self) -> None:
-        """Give the guest until the next tick before it yields; call it at the start of each run."""
+        """Give the guest one whole tick before it yields; call it at the start of each run."""
         self._engine.ticker.touch()
-        bindings.set_epoch_deadline(self._context, _ONE_TICK)
+        bindings.set_epoch_deadline(self._context, _FIRST_TICKS)
 
     def begin_short(self) -> None:
         """Before `call`s: far more ticks than they need, so that none traps for the clock's sake."""
