@@ -21,6 +21,7 @@ VALUE_TYPES = (
 # Each costs tens of milliseconds, which a command that does not use it must not pay.
 HEAVY = {
     "boto3",
+    "httpcore",
     "httpx",
     "jwt",
     "mangum",
