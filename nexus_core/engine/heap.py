@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from nexus_core.engine import bindings
-from nexus_core.engine.image import PAGE, HeapImage
+from nexus_core.engine.image import PAGE, HeapImage, HotContents
 
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _FIXED = 0x10
@@ -47,6 +47,7 @@ class AttachedHeap:
         self.address = address
         self.image: HeapImage | None = None
         self._watching = False
+        self._hot: HotContents | None = None
         self._copies: list[tuple[c_void_p, bytes, int]] = []
         self._discards: list[tuple[c_void_p, c_size_t]] = []
 
@@ -150,16 +151,13 @@ class AttachedHeap:
             raise MappingFailed(ctypes.get_errno(), "mapping a heap image failed")
 
     def _plan(self, image: HeapImage) -> None:
-        hot = image.hot.stretches()
+        # Held here, so that an image which no instance has attached costs no copy of its hot pages.
+        self._hot = hot = image.hot_contents()
         self._copies = [
-            (
-                c_void_p(self.address + first * PAGE),
-                b"".join(image.page(number) for number in range(first, end)),
-                (end - first) * PAGE,
-            )
-            for first, end in hot
+            (c_void_p(self.address + first * PAGE), contents, len(contents)) for first, contents in hot.parts
         ]
-        edges = [0, *(edge for stretch in hot for edge in stretch), image.memory_size // PAGE]
+        stretches = [(first, first + len(contents) // PAGE) for first, contents in hot.parts]
+        edges = [0, *(edge for stretch in stretches for edge in stretch), image.memory_size // PAGE]
         self._discards = [
             (c_void_p(self.address + first * PAGE), c_size_t((end - first) * PAGE))
             for first, end in zip(edges[::2], edges[1::2], strict=True)

@@ -99,6 +99,7 @@ class HeapImage:
         self.stretches = tuple(_stretches(self.page_numbers, offset))
         self._places = {number: offset + index * PAGE for index, number in enumerate(self.page_numbers)}
         self.hot = HotPages()
+        self._hot_contents: weakref.ref[HotContents] | None = None
         weakref.finalize(self, arena.discard, offset, len(packed)).atexit = False
 
     def page(self, number: int) -> bytes:
@@ -108,6 +109,20 @@ class HeapImage:
             return self.arena.read(place, PAGE)
         # Past its end an image is zeros: there a call that outgrew it differs from nothing.
         return self.base.page(number) if self.base else _ZERO_PAGE
+
+    def hot_contents(self) -> HotContents:
+        """What its hot pages hold: one copy for all instances that have the image attached now."""
+        contents = self._hot_contents() if self._hot_contents else None
+        if contents is None:
+            stretches = () if self.hot.learning else self.hot.stretches()
+            contents = HotContents(
+                tuple(
+                    (first, b"".join(self.page(number) for number in range(first, end)))
+                    for first, end in stretches
+                )
+            )
+            self._hot_contents = None if self.hot.learning else weakref.ref(contents)
+        return contents
 
     def contents(self) -> bytes:
         """The whole memory; slow, for learning and tests."""
@@ -180,6 +195,13 @@ def _stretches(numbers: tuple[int, ...], offset: int) -> Iterator[Stretch]:
             length = (index - first) * PAGE
             yield Stretch(numbers[first] * PAGE, length, offset + first * PAGE)
             first = index
+
+
+class HotContents:
+    """The bytes of an image's hot stretches: (first page, contents) of each, ascending."""
+
+    def __init__(self, parts: tuple[tuple[int, bytes], ...]) -> None:
+        self.parts = parts
 
 
 class HotPages:
