@@ -16,7 +16,7 @@ from nexus_core.engine.flush import Thrown
 from nexus_core.engine.image import HeapImage
 from nexus_core.engine.javascript import IMAGE_SIZES
 from nexus_core.engine.javascript_kind import JavaScriptKind
-from nexus_core.errors import GuestError
+from nexus_core.errors import GuestError, NexusError
 from nexus_core.handler_source import HandlerSource
 from nexus_core.metrics import MetricsCollector
 
@@ -24,21 +24,37 @@ _GROWTHS_BEFORE_ROOM = 3
 """Calls that outgrow an image before the handler gets a roomier one."""
 
 
+class _Plan:
+    """What stays known of a handler while its image may come and go."""
+
+    def __init__(self, key: str, source: HandlerSource) -> None:
+        manifest = source.manifest
+        self.key = key
+        self.source = source
+        self.policy = CallPolicy(source.name, manifest.capabilities, manifest.limits, manifest.env)
+        self.growths = 0
+
+
 class CompiledHandler:
     """A handler ready to run: its source, its heap image and the policy of its manifest."""
 
-    def __init__(self, key: str, source: HandlerSource, image: HeapImage, kind: JavaScriptKind) -> None:
-        self.key = key
-        self.source = source
+    __slots__ = ("_kind", "_plan", "image", "policy", "source")
+
+    def __init__(self, plan: _Plan, image: HeapImage, kind: JavaScriptKind) -> None:
+        self.source = plan.source
+        self.policy = plan.policy
         self.image = image
-        manifest = source.manifest
-        self.policy = CallPolicy(source.name, manifest.capabilities, manifest.limits, manifest.env)
-        self.growths = 0
+        self._plan = plan
         self._kind = kind
 
     def explain(self, thrown: Thrown) -> GuestError:
         """The handler's own error, with its place in the author's source."""
         return self._kind.explain(thrown, self.source.entry, self.source.files)
+
+    def outgrown(self) -> int:
+        """Count one call that outgrew the image; how many there were."""
+        self._plan.growths += 1
+        return self._plan.growths
 
 
 class HandlerCompiler:
@@ -60,43 +76,47 @@ class HandlerCompiler:
         self._threads = threads
         self._metrics = metrics
         self._flights: SingleFlight[str, tuple[HeapImage, bool]] = SingleFlight()
-        self._ready: dict[str, CompiledHandler] = {}
+        self._plans: dict[str, _Plan] = {}
 
     async def get(self, source: HandlerSource) -> tuple[CompiledHandler, bool, int | None]:
         """(compiled, found in a cache, microseconds it took; None when it was in memory).
 
         Raises `CompilationError` and what loading the handler breaches.
         """
-        ready = self._ready.get(source.name)
-        if ready is not None and ready.source is source and self._memory.get(ready.key) is ready.image:
+        plan = self._plans.get(source.name)
+        image = self._memory.get(plan.key) if plan and plan.source is source else None
+        if plan is not None and image is not None:
             self._metrics.record_cache("memory", "hit")
-            return ready, True, None
+            return CompiledHandler(plan, image, self._kind), True, None
         started = time.perf_counter()
-        key = self._key(source)
-        image = self._memory.get(key)
+        plan = self._plans[source.name] = _Plan(self._key(source), source)
+        image, found = self._memory.get(plan.key), True
         self._metrics.record_cache("memory", "miss" if image is None else "hit")
-        found = True
         if image is None:
+            key = plan.key
             image, found = await self._flights.run(key, lambda: self._load_or_compile(key, source))
-        ready = self._ready[source.name] = CompiledHandler(key, source, image, self._kind)
-        return ready, found, int((time.perf_counter() - started) * 1e6)
+        took = int((time.perf_counter() - started) * 1e6)
+        return CompiledHandler(plan, image, self._kind), found, took
 
     def forget(self, names: frozenset[str]) -> None:
         """Drop what is kept by handler name; images stay in the caches under their digests."""
         for name in names:
-            self._ready.pop(name, None)
+            self._plans.pop(name, None)
 
     async def note_growth(self, compiled: CompiledHandler) -> None:
         """Tell that a call outgrew the handler's image; after some, make a roomier one."""
-        compiled.growths += 1
+        growths = compiled.outgrown()
         roomier = _next_size(compiled.image.memory_size)
-        if compiled.growths != _GROWTHS_BEFORE_ROOM or roomier is None:
+        if growths % _GROWTHS_BEFORE_ROOM or roomier is None:
             return
         if roomier > compiled.source.manifest.limits.memory_limit_bytes:
             return
-        image = await self._compile(compiled.source, roomier)
-        self._keep(compiled.key, image)
-        self._ready[compiled.source.name] = CompiledHandler(compiled.key, compiled.source, image, self._kind)
+        try:
+            image = await self._compile(compiled.source, roomier)
+        except NexusError:
+            # It loaded before: an odd handler, which goes on with the image it has.
+            return
+        self._keep(self._key(compiled.source), image)
         self._metrics.image_regrown()
 
     async def _load_or_compile(self, key: str, source: HandlerSource) -> tuple[HeapImage, bool]:
