@@ -17,9 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
-from functions.http.answers import retry_headers
+from functions.http.answers import Answer, retry_headers
 from functions.http.auth import Gate, challenge
-from functions.http.bodies import CallerGone, refuse
+from functions.http.bodies import CallerGone, RequestBody, refuse
 from functions.http.envelope import Headers, request_id_of
 from functions.http.invoke import PREFIX, Invocation
 from functions.http.problems import method_not_allowed, problem_answer
@@ -66,34 +66,42 @@ class Application:
         elif kind == "lifespan":
             await self._lifespan(receive, send)
 
+    async def answer_invocation(
+        self, handler: str, query: bytes, headers: Headers, body: bytes
+    ) -> tuple[Answer, str]:
+        """The answer to `POST /invoke/{handler}` for a server that has the whole request; and its id."""
+        request_id = request_id_of(headers)
+        try:
+            return await self._invoke.answer(handler, query, headers, body, request_id), request_id
+        except Exception as error:  # noqa: BLE001 - as below
+            return self._refusal(error, request_id), request_id
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = dict(scope["headers"])
         request_id = request_id_of(headers)
+        body = RequestBody(receive, headers)
         try:
             path: str = scope["path"]
             if path.startswith(PREFIX):
-                await self._invoke(scope, receive, send, headers, request_id)
+                await self._invoke(scope, body, send, headers, request_id)
             elif path.partition("?")[0][1:].partition("/")[0] in RESERVED_ROOTS or (
                 path == "/" and scope["method"] == "POST"
             ):
                 await self._view(scope, receive, send, request_id)
             else:
-                await self._triggered(scope, receive, send, headers, request_id)
+                await self._triggered(scope, body, send, headers, request_id)
         except CallerGone:
             return
-        except NexusError as error:
-            await self._refuse(error, scope, receive, send, request_id)
-        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer that shows nothing of it
-            _log.exception("request failed: request_id=%s", request_id)
-            failure = InternalError("the server failed; its log has the cause under the request id")
-            await self._refuse(failure, scope, receive, send, request_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer and no cause
+            await refuse(scope, body, send, self._refusal(error, request_id), request_id)
 
-    async def _refuse(
-        self, error: NexusError, scope: Scope, receive: Receive, send: Send, request_id: str
-    ) -> None:
+    def _refusal(self, error: Exception, request_id: str) -> Answer:
+        """The problem that tells the caller of an error; one that is not ours is logged, and not shown."""
+        if not isinstance(error, NexusError):
+            _log.error("request failed: request_id=%s", request_id, exc_info=error)
+            error = InternalError("the server failed; its log has the cause under the request id")
         self._runtime.metrics.record_error(error.code)
-        headers = (*challenge(error), *retry_headers(error.code))
-        await refuse(scope, receive, send, problem_answer(error, request_id, headers), request_id)
+        return problem_answer(error, request_id, (*challenge(error), *retry_headers(error.code)))
 
     async def _view(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         async def send_with_id(message: Message) -> None:

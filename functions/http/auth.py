@@ -73,6 +73,8 @@ class Gate:
         self._everything = Grant(EVERYTHING, None)
         self._local_only = local_only and self._tokens is None
         self._own_names = _LOCAL_NAMES | {config.host}
+        # What callers usually send, to be spared the parsing.
+        self._own_hosts = frozenset(f"{name}:{config.port}".encode() for name in self._own_names)
 
     @property
     def demands_token(self) -> bool:
@@ -99,7 +101,7 @@ class Gate:
     def _refuse_foreign_page(self, headers: Headers) -> None:
         """A web page must not use its visitor's browser to reach this machine (CSRF, DNS rebinding)."""
         host = headers.get(b"host")
-        if host is not None and _hostname(b"//" + host) not in self._own_names:
+        if host is not None and host not in self._own_hosts and _hostname(host) not in self._own_names:
             raise PermissionDenied(
                 "this server answers only to its own address; the Host header names another"
             )
@@ -125,9 +127,9 @@ def challenge(error: Exception) -> tuple[Header, ...]:
     return ()
 
 
-def _hostname(url: bytes) -> str | None:
+def _hostname(host: bytes) -> str | None:
     try:
-        return urlsplit(url.decode("latin-1")).hostname
+        return urlsplit("//" + host.decode("latin-1")).hostname
     except ValueError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 import msgspec
@@ -29,51 +30,60 @@ class CallerGone(Exception):
     """The caller closed the connection before the request was complete: there is nobody to answer."""
 
 
-async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
-    """The whole body; raises `PayloadTooLarge` as soon as it is known to pass `limit`, or `CallerGone`."""
-    announced = headers.get(b"content-length")
-    # The server has checked that it is a number; a wrapper's event may hold anything.
-    if announced is not None and announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit, int(announced))
-    message = await receive()
-    if message["type"] != "http.request":
-        raise CallerGone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > limit:
-            raise _too_large(limit, len(body))
-        return body
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await _read_rest(receive, body, limit)
-    except TimeoutError:
-        raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+class RequestBody:
+    """The body of one request, read at most once."""
 
+    __slots__ = ("_headers", "_receive", "complete")
 
-async def _read_rest(receive: Receive, first: bytes, limit: int) -> bytes:
-    chunks = [first]
-    size = len(first)
-    more = True
-    while more:
-        if size > limit:
-            raise _too_large(limit, size)
-        message = await receive()
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        self._headers = headers
+        self.complete = False
+        """Whether all of it has arrived."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body; raises `PayloadTooLarge` as soon as it is known to pass `limit`, or `CallerGone`."""
+        announced = self._headers.get(b"content-length")
+        # The server has checked that it is a number; a wrapper's event may hold anything.
+        if announced is not None and announced.isdigit():
+            check_size(int(announced[:18]), limit)
+        chunk = await self.chunk()
+        if self.complete:
+            check_size(len(chunk), limit)
+            return chunk
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self._rest(chunk, limit)
+        except TimeoutError:
+            raise InvalidRequest(f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+
+    async def _rest(self, first: bytes, limit: int) -> bytes:
+        chunks = [first]
+        size = len(first)
+        while not self.complete:
+            check_size(size, limit)
+            chunks.append(await self.chunk())
+            size += len(chunks[-1])
+        check_size(size, limit)
+        return b"".join(chunks)
+
+    async def chunk(self) -> bytes:
+        """What has arrived next; raises `CallerGone`."""
+        message = await self._receive()
         if message["type"] != "http.request":
             raise CallerGone
-        chunk = message.get("body", b"")
-        chunks.append(chunk)
-        size += len(chunk)
-        more = message.get("more_body", False)
+        self.complete = not message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        return body
+
+
+def check_size(size: int, limit: int) -> None:
+    """Raise `PayloadTooLarge` when a body of `size` bytes, or more, passes `limit`."""
     if size > limit:
-        raise _too_large(limit, size)
-    return b"".join(chunks)
-
-
-def _too_large(limit: int, used: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"the body has at least {used} bytes; max_input_bytes is {limit}",
-        LimitBreach("max_input_bytes", limit, used),
-    )
+        raise PayloadTooLarge(
+            f"the body has at least {size} bytes; max_input_bytes is {limit}",
+            LimitBreach("max_input_bytes", limit, size),
+        )
 
 
 def checked_json(body: bytes) -> bytes:
@@ -94,18 +104,18 @@ def checked_json(body: bytes) -> bytes:
     return body
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, answer: Answer, request_id: str) -> None:
+async def refuse(scope: Scope, body: RequestBody, send: Send, answer: Answer, request_id: str) -> None:
     """Answer a request whose body may still be on its way."""
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"0")
-    small = length.isdigit() and int(length) <= _KEPT_ALIVE_BYTES and b"transfer-encoding" not in headers
-    if small or not scope["http_version"].startswith("1"):
+    small = length.isdigit() and int(length[:18]) <= _KEPT_ALIVE_BYTES and b"transfer-encoding" not in headers
+    if body.complete or small or not scope["http_version"].startswith("1"):
         await send_answer(send, answer, request_id)
-        return
-    await _answer_and_close(receive, send, answer, request_id)
+    else:
+        await _answer_and_close(body, send, answer, request_id)
 
 
-async def _answer_and_close(receive: Receive, send: Send, answer: Answer, request_id: str) -> None:
+async def _answer_and_close(body: RequestBody, send: Send, answer: Answer, request_id: str) -> None:
     # The answer is out before its last (empty) part, which is what lets the server close.
     async def send_unfinished(message: Message) -> None:
         await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
@@ -113,13 +123,8 @@ async def _answer_and_close(receive: Receive, send: Send, answer: Answer, reques
     closing = Answer(answer.status, [*answer.headers, (b"connection", b"close")], answer.body)
     await send_answer(send_unfinished, closing, request_id)
     dropped = 0
-    try:
+    with contextlib.suppress(TimeoutError, CallerGone):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            while dropped < _DRAIN_BYTES:
-                message = await receive()
-                dropped += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        pass
+            while dropped < _DRAIN_BYTES and not body.complete:
+                dropped += len(await body.chunk())
     await send({"type": "http.response.body", "body": b""})

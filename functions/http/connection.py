@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from functions.http.envelope import new_request_id
+from functions.http.lane import LaneCycle, lane_target
 from functions.http.problems import HttpProblem, problem_answer
 from nexus_core.limits import KIB
 
@@ -23,10 +24,13 @@ HEAD_SECONDS: Final = 10.0
 class HttpConnection(HttpToolsProtocol):
     """One HTTP/1.1 connection."""
 
+    cycle: Any  # None until the first request, then uvicorn's own kind or a LaneCycle
+    app: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
-        self._head_open = False
+        self._open = False
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -43,7 +47,7 @@ class HttpConnection(HttpToolsProtocol):
         """Some bytes of one or several requests."""
         super().data_received(data)
         # An ordinary head comes whole, in one piece: then no timer is ever made for it.
-        if not self._head_open:
+        if not self._open:
             if self._head_timer is not None:
                 self._stop_timer()
         elif self._head_timer is None:
@@ -52,7 +56,7 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         self._head_bytes = 0
-        self._head_open = True
+        self._open = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -67,12 +71,42 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The request's head is complete."""
-        self._head_open = False
-        super().on_headers_complete()
+        self._open = False
+        lane = self._lane_cycle()
+        if lane is None:
+            super().on_headers_complete()
+        else:
+            # Its body is waited for here, and so watched by the same timer as the head.
+            self._open = True
+            self.cycle = lane
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        cycle = self.cycle
+        if not isinstance(cycle, LaneCycle) or not cycle.more_body:
+            super().on_message_complete()
+            return
+        self._open = False
+        cycle.more_body = False
+        task = self.loop.create_task(cycle.run(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _lane_cycle(self) -> LaneCycle | None:
+        """The cycle of a request that may take the short way, None for any other."""
+        parser = self.parser
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+            return None
+        headers = dict(self.headers)
+        target = None if parser.should_upgrade() else lane_target(self.url, headers)
+        if target is None:
+            return None
+        return LaneCycle(self, *target, headers, keep_alive=parser.should_keep_alive())
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, or a head that is too large, and close."""
-        if self.transport.is_closing() or (self.cycle and not self.cycle.response_complete):
+        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
             # In the middle of another answer there is no place for this one.
             self.transport.close()
             return

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
-from functions.http.answers import result_answer, send_answer
+from functions.http.answers import Answer, result_answer, send_answer
 from functions.http.auth import Gate
-from functions.http.bodies import checked_json, read_body
+from functions.http.bodies import RequestBody, check_size, checked_json
 from functions.http.envelope import Headers, capabilities_of, session_of, traceparent_of, wants_minimal
 from functions.http.problems import method_not_allowed
 from nexus_core.context import ExecutionContext
@@ -21,7 +21,10 @@ PREFIX: Final = "/invoke/"
 
 
 class Invocation:
-    """Answers one route, `POST /invoke/{handler}`, for a runtime."""
+    """Answers one route, `POST /invoke/{handler}`, for a runtime.
+
+    Every method raises a `NexusError` for what is refused before it becomes a call.
+    """
 
     def __init__(self, runtime: Runtime, gate: Gate) -> None:
         self._execute = runtime.execute
@@ -30,27 +33,42 @@ class Invocation:
         self._admit = gate.admit
 
     async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers, request_id: str
+        self, scope: Scope, body: RequestBody, send: Send, headers: Headers, request_id: str
     ) -> None:
-        """Answer one request; raises a `NexusError` for what is refused before it becomes a call."""
+        """Answer one request of the ASGI protocol; the body is read once the caller is admitted."""
         handler: str = scope["path"][len(PREFIX) :]
         if scope["method"] != "POST":
             raise method_not_allowed(scope["method"], PREFIX + "{handler}", ["POST"])
+        limit = self._admitted(handler, headers)
+        event = await body.read(limit)
+        answer = await self._answer(handler, scope["query_string"], headers, event, request_id)
+        await send_answer(send, answer, request_id)
+
+    async def answer(
+        self, handler: str, query: bytes, headers: Headers, body: bytes, request_id: str
+    ) -> Answer:
+        """The answer to a request that is here as a whole."""
+        check_size(len(body), self._admitted(handler, headers))
+        return await self._answer(handler, query, headers, body, request_id)
+
+    def _admitted(self, handler: str, headers: Headers) -> int:
+        """Let the caller pass or not; gives the bytes its body may have."""
         self._admit(headers).require_invoke(handler)
-        body = await read_body(receive, headers, self._input_limit(handler))
+        try:
+            return self._handlers.get(handler).manifest.limits.max_input_bytes
+        except NexusError:
+            # A handler that cannot be had is the core's to report.
+            return self._default_limit
+
+    async def _answer(
+        self, handler: str, query: bytes, headers: Headers, body: bytes, request_id: str
+    ) -> Answer:
         context = ExecutionContext(
             request_id=request_id,
             event=checked_json(body),
-            session=session_of(scope["query_string"], headers),
+            session=session_of(query, headers),
             capabilities=capabilities_of(headers),
             traceparent=traceparent_of(headers),
         )
         result = await self._execute(handler, context)
-        await send_answer(send, result_answer(result, minimal=wants_minimal(headers)), request_id)
-
-    def _input_limit(self, handler: str) -> int:
-        """Bytes a body for this handler may have; a handler that cannot be had is the core's to report."""
-        try:
-            return self._handlers.get(handler).manifest.limits.max_input_bytes
-        except NexusError:
-            return self._default_limit
+        return result_answer(result, minimal=wants_minimal(headers))

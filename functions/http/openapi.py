@@ -7,15 +7,14 @@ from functools import cache
 from importlib import metadata
 from typing import Any, Final
 
-import msgspec
-
 from functions.http.answers import CallAnswer
 from functions.http.problems import Problem
+from functions.http.schemas import output_schemas
 from functions.http.shapes import HandlerList, HandlerShape, Health, Liveness, SessionShape
 from nexus_core.triggers import HttpRoute
 
 _SHAPES: Final = (CallAnswer, HandlerList, HandlerShape, Health, Liveness, Problem, SessionShape)
-_REF: Final = "#/components/schemas/{name}"
+_REF: Final = "#/components/schemas/"
 _UNBODIED: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 _ID: Final = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}
@@ -29,7 +28,6 @@ def openapi_document(triggers: Sequence[tuple[HttpRoute, str]], *, secured: bool
         paths[path] = dict(operations)
     for route, handler in triggers:
         paths.setdefault(route.path, {})[route.method.lower()] = _trigger(route, handler, secured)
-    _, schemas = msgspec.json.schema_components(_SHAPES, ref_template=_REF)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -39,7 +37,7 @@ def openapi_document(triggers: Sequence[tuple[HttpRoute, str]], *, secured: bool
         },
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": output_schemas(_SHAPES, _REF),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
@@ -158,7 +156,7 @@ def _parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ref(shape: str) -> dict[str, str]:
-    return {"$ref": _REF.format(name=shape)}
+    return {"$ref": _REF + shape}
 
 
 def _json(description: str, shape: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ Address = tuple[socket.AddressFamily, Any]
 
 
 def serve(config: RuntimeConfig) -> int:
-    """Serve until SIGTERM or SIGINT, let running calls finish, and return the exit code, 0 when all went well.
+    """Serve until SIGTERM or SIGINT, let running calls finish, and return the exit code (0: all went well).
 
     Call it in the main thread of a process that runs no others. Raises `ConfigError`, before anything
     is listening, for an address that needs tokens or cannot be had.

@@ -219,6 +219,15 @@ class _SessionSocket:
             self._outbox.put(Result(wish.id, shown(result)))
 
     async def _watch(self) -> None:
+        try:
+            await self._pass_on_commits()
+        except NexusError as error:
+            # Too slow for the feed, or the store is gone: the caller may subscribe again.
+            self._outbox.put(Failure(None, ErrorInfo.of(error)))
+        finally:
+            self._watching = False
+
+    async def _pass_on_commits(self) -> None:
         # Subscribed before the state is read: a commit in between is seen twice, not lost.
         async with self._runtime.feed.subscribe(self._session) as commits:
             snapshot = await self._runtime.state_store.load(self._session)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from functions.http.answers import send_answer
 from functions.http.auth import Gate
-from functions.http.bodies import read_body
+from functions.http.bodies import RequestBody
 from functions.http.envelope import Headers, capabilities_of, session_of, traceparent_of
 from functions.http.trigger_answers import trigger_answer
 from functions.http.trigger_events import TriggerRoutes, http_event
@@ -27,7 +27,7 @@ class TriggeredCalls:
         self._routes = routes
 
     async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers, request_id: str
+        self, scope: Scope, body: RequestBody, send: Send, headers: Headers, request_id: str
     ) -> None:
         """Answer one request; raises a `NexusError` for what is refused before it becomes a call."""
         # Before the routes: who may call nothing does not learn which paths exist.
@@ -35,10 +35,10 @@ class TriggeredCalls:
         match = self._routes.match(scope)
         grant.require_invoke(match.handler)
         limits = self._runtime.handlers.get(match.handler).manifest.limits
-        body = await read_body(receive, headers, limits.max_input_bytes)
+        content = await body.read(limits.max_input_bytes)
         context = ExecutionContext(
             request_id=request_id,
-            event=http_event(scope, match, body, token_taken=self._gate.demands_token),
+            event=http_event(scope, match, content, token_taken=self._gate.demands_token),
             # A route's own `?session=` is the handler's business: only the header names a session here.
             session=session_of(b"", headers),
             capabilities=capabilities_of(headers),

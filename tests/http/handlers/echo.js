@@ -1,0 +1,1 @@
+export default (event, ctx) => ({ event, session: ctx.session ?? null, requestId: ctx.requestId });

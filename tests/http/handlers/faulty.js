@@ -1,0 +1,1 @@
+export default () => { throw new RangeError("out of luck"); };

@@ -1,0 +1,1 @@
+export default (event) => (event === null ? 0 : JSON.stringify(event).length);

@@ -1,0 +1,406 @@
+"""The server as a process: sockets, signals, workers, and HTTP that is not quite HTTP."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from functions.http import server as server_module
+from nexus_core.config import ConfigError, load_config
+from tests.http.serving import (
+    SECRET,
+    Server,
+    bearer,
+    environment,
+    free_port,
+    read_response,
+    request_bytes,
+    serving,
+    start,
+)
+
+HELLO = request_bytes("/invoke/hello", b'{"who": "bob"}')
+
+
+def exchange(server: Server, data: bytes) -> bytes:
+    """Everything the server says to `data` until it closes the connection."""
+    with server.connect() as connection:
+        connection.sendall(data)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(65536):
+                received += chunk
+        return received
+
+
+def test_a_call_through_a_real_socket(server: Server) -> None:
+    """A call is answered, and the answer tells nothing of the software that served it."""
+    answer = httpx.post(f"{server.url}/invoke/hello", json={"who": "bob"})
+    assert answer.json()["returnValue"] == {"greeting": "hello bob"}
+    assert "server" not in answer.headers
+    assert "x-powered-by" not in answer.headers
+    assert "date" in answer.headers
+
+
+def test_a_connection_is_kept(server: Server) -> None:
+    """Many calls go over one connection."""
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        for _ in range(5):
+            connection.sendall(HELLO)
+            status, headers, body = read_response(stream)
+            assert (status, json.loads(body)["status"]) == (200, "success")
+            assert "connection" not in headers
+
+
+def test_pipelined_calls_are_answered_in_order(server: Server) -> None:
+    """Requests sent without waiting get their answers in their order, whichever way each one takes."""
+    requests = [
+        request_bytes("/invoke/echo", b"0"),
+        request_bytes("/health/live", b"", method="GET"),
+        request_bytes("/invoke/slow", b'{"ms": 100}'),
+        request_bytes("/invoke/echo", b"3"),
+        request_bytes("/invoke/ec%68o", b"4"),
+        request_bytes("/invoke/echo", b"5"),
+    ]
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        connection.sendall(b"".join(requests))
+        answers = [json.loads(read_response(stream)[2]) for _ in requests]
+    assert answers[1] == {"status": "ok"}
+    assert answers[2]["returnValue"] == "done"
+    assert [answers[n]["returnValue"]["event"] for n in (0, 3, 4, 5)] == [0, 3, 4, 5]
+
+
+def test_a_request_may_come_in_pieces(server: Server) -> None:
+    """A request that arrives byte by byte is a request."""
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        for byte in HELLO:
+            connection.sendall(bytes([byte]))
+        assert read_response(stream)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request_bytes("/invoke/hello", b'{"who": "bob"}', headers="Connection: close\r\n"),
+        HELLO.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        request_bytes("/invoke/hell%6f", b'{"who": "bob"}', headers="Connection: close\r\n"),
+    ],
+)
+def test_a_caller_may_ask_to_close(server: Server, data: bytes) -> None:
+    """After an answer the connection is closed when the caller asks so, or is of HTTP/1.0."""
+    answer = exchange(server, data)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close\r\n" in answer.lower()
+    assert answer.endswith(b"}")
+
+
+def test_a_chunked_body_is_read(server: Server) -> None:
+    """A body of unknown length reaches the handler."""
+    data = (
+        b"POST /invoke/echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        b"Connection: close\r\n\r\n3\r\n[1,\r\n2\r\n2]\r\n0\r\n\r\n"
+    )
+    assert b'"event":[1,2]' in exchange(server, data)
+
+
+def test_expect_continue_is_answered(server: Server) -> None:
+    """A caller that waits for `100 Continue` gets it, then its answer."""
+    head, _, body = request_bytes(
+        "/invoke/hello", b'{"who": "bob"}', headers="Expect: 100-continue\r\n"
+    ).partition(b"\r\n\r\n")
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        connection.sendall(head + b"\r\n\r\n")
+        assert stream.readline() == b"HTTP/1.1 100 Continue\r\n"
+        assert stream.readline() == b"\r\n"
+        connection.sendall(body)
+        assert read_response(stream)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"NONSENSE\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: b\0c\r\n\r\n",
+        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nnull ",
+        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n",
+        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /invoke/hello HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /invoke/h\xff HTTP/1.1\r\nContent-Length: 4\r\n\r\nnull",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused(server: Server, data: bytes) -> None:
+    """Malformed or ambiguous requests get a 400 problem, and the connection is closed."""
+    answer = exchange(server, data)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), answer
+    assert b"content-type: application/problem+json\r\n" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "INVALID_REQUEST"
+
+
+def test_a_huge_head_is_refused(server: Server) -> None:
+    """A request line or headers without end are cut off at a bound."""
+    for data in (
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+    ):
+        assert exchange(server, data).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_refusal_after_an_answer_keeps_the_answer(server: Server) -> None:
+    """Nonsense behind a good request does not cost the caller its answer."""
+    answer = exchange(server, HELLO + b"NONSENSE\r\n\r\n")
+    assert not answer or answer.startswith((b"HTTP/1.1 200 OK", b"HTTP/1.1 400"))
+
+
+def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
+    """An announced length above the limit is answered at once, without waiting for the body."""
+    head = b"POST /invoke/hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000001\r\n\r\n"
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        connection.sendall(head)
+        status, headers, body = read_response(stream)
+        assert (status, headers["connection"]) == (413, "close")
+        assert json.loads(body)["code"] == "PAYLOAD_TOO_LARGE"
+
+
+def test_a_caller_still_sending_gets_its_refusal(server: Server) -> None:
+    """A caller that pushes a large body gets the answer and no reset."""
+    answer = httpx.post(f"{server.url}/invoke/hello", content=b'"' + b"x" * 1_500_000 + b'"')
+    assert answer.status_code == 413
+
+
+def test_a_stream_that_never_ends_is_cut(server: Server) -> None:
+    """A caller that goes on sending after its refusal is disconnected."""
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    with server.connect() as connection:
+        connection.sendall(
+            b"POST /invoke/hello HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        sent = 0
+        with contextlib.suppress(OSError):
+            for sent in range(2000):  # noqa: B007
+                connection.sendall(chunk)
+        assert sent < 1000
+
+
+def test_a_caller_that_leaves_harms_nobody(server: Server) -> None:
+    """Connections dropped in the middle of a request or of a call leave the server well."""
+    for data in (
+        HELLO[:30],
+        HELLO[:-3],
+        request_bytes("/invoke/slow", b'{"ms": 50}'),
+        request_bytes("/invoke/s%6cow", b'{"ms": 50}'),
+    ):
+        with server.connect() as connection:
+            connection.sendall(data)
+    assert httpx.post(f"{server.url}/invoke/hello", json={}).status_code == 200
+
+
+def test_an_upgrade_to_something_else_is_ignored(server: Server) -> None:
+    """A request that offers HTTP/2 in passing is answered in HTTP/1.1."""
+    data = request_bytes(
+        "/health/live", b"", method="GET",
+        headers="Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+    )  # fmt: skip
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        connection.sendall(data)
+        assert read_response(stream)[0] == 200
+
+
+def test_tokens_hold_on_the_short_way(guarded_server: Server) -> None:
+    """The short way of the hot path asks for a token as every other way."""
+    url = f"{guarded_server.url}/invoke/hello"
+    refused = httpx.post(url, json={})
+    assert (refused.status_code, refused.json()["code"]) == (401, "UNAUTHENTICATED")
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+    assert httpx.post(url, json={}, headers=bearer("read")).status_code == 403
+    assert httpx.post(url, json={}, headers=bearer("invoke:*")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/invoke/echo?session=s", "/invoke/ech%6f?session=s"])
+def test_both_ways_do_the_same(server: Server, path: str) -> None:
+    """The short way and the ASGI way answer alike: results, ids, preferences and problems."""
+    url = server.url + path
+    good = httpx.post(url, content=b"[1]", headers={"x-request-id": "r-1"})
+    assert good.json()["returnValue"] == {"event": [1], "session": "s", "requestId": "r-1"}
+    assert good.headers["x-request-id"] == "r-1"
+    assert httpx.post(url, content=b"").json()["returnValue"]["event"] is None
+    minimal = httpx.post(url, content=b"1", headers={"prefer": "return=minimal"})
+    assert (minimal.json()["event"], minimal.headers["preference-applied"]) == (1, "return=minimal")
+    bad = httpx.post(url, content=b"{", headers={"x-request-id": "r-2"})
+    assert (bad.status_code, bad.json()["instance"], bad.headers["x-request-id"]) == (400, "r-2", "r-2")
+    assert httpx.post(url + "&session=t", content=b"1").status_code == 400
+    foreign = httpx.post(url, content=b"1", headers={"origin": "http://evil.example"})
+    assert (foreign.status_code, foreign.json()["code"]) == (403, "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_lets_running_calls_finish(tmp_path: Path, cache_dir: Path, workers: int) -> None:
+    """After SIGTERM no new caller is let in, running calls are answered, and the exit code is 0."""
+    with (
+        serving(tmp_path, cache_dir=cache_dir, workers=workers, max_instances=4) as server,
+        concurrent.futures.ThreadPoolExecutor(4) as threads,
+    ):
+        calls = [
+            threads.submit(httpx.post, server.url + path, json={"ms": 1500}, timeout=30)
+            for path in ("/invoke/slow", "/invoke/slow", "/invoke/s%6cow", "/invoke/s%6cow")
+        ]
+        await_running(server, 4)
+        assert server.stop() == 0
+        assert [call.result().json()["returnValue"] for call in calls] == ["done"] * 4
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server.url}/health/live")
+
+
+def await_running(server: Server, count: int) -> None:
+    """Wait until so many calls run, in all workers together."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        text = httpx.get(f"{server.url}/metrics").text
+        running = sum(
+            float(value) for value in re.findall(r'nexus_pool_instances\{.*state="running".*\} (\S+)', text)
+        )
+        if running >= count:
+            return
+    raise AssertionError(text)
+
+
+def test_a_stop_does_not_wait_for_ever(tmp_path: Path, cache_dir: Path) -> None:
+    """A call that outlasts `shutdown_timeout_ms` is aborted, and the server still ends with code 0."""
+    with serving(tmp_path, cache_dir=cache_dir, shutdown_timeout_ms=500, timeout_ms=60_000) as server:
+        caller = threading.Thread(target=_call_for_long, args=(server,))
+        caller.start()
+        await_running(server, 1)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 20
+        caller.join(20)
+        assert not caller.is_alive()
+
+
+def _call_for_long(server: Server) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(f"{server.url}/invoke/slow", json={"ms": 50_000}, timeout=60)
+
+
+def test_a_stop_closes_idle_connections(tmp_path: Path, cache_dir: Path) -> None:
+    """Connections kept open without a request do not hold the server up."""
+    with (
+        serving(tmp_path, cache_dir=cache_dir) as server,
+        server.connect() as used,
+        server.connect() as unused,
+        used.makefile("rb") as stream,
+    ):
+        used.sendall(HELLO)
+        read_response(stream)
+        assert server.stop() == 0
+        assert (used.recv(1), unused.recv(1)) == (b"", b"")
+
+
+def test_metrics_are_those_of_all_workers(server: Server) -> None:
+    """Whichever worker is asked, the counts are those of both."""
+    pattern = re.compile(r'nexus_handler_executions_total\{handler="mirror",status="success"\} (\S+)')
+    for _ in range(20):
+        httpx.post(f"{server.url}/invoke/mirror", json={})
+    for _ in range(10):
+        found = pattern.search(httpx.get(f"{server.url}/metrics").text)
+        assert found is not None
+        assert float(found[1]) == 20
+    assert len(server.workers()) == 2
+
+
+def test_state_is_shared_by_workers(server: Server) -> None:
+    """Calls of one session see each other's state whichever workers they meet."""
+    counts = [
+        httpx.post(f"{server.url}/invoke/counter?session=shared").json()["returnValue"] for _ in range(10)
+    ]
+    assert counts == list(range(1, 11))
+
+
+def test_a_dead_worker_is_replaced(tmp_path: Path, cache_dir: Path) -> None:
+    """When a worker is killed another takes its place, and nobody is refused meanwhile."""
+    with serving(tmp_path, cache_dir=cache_dir, workers=2) as server:
+        victim = server.workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and (victim in server.workers() or len(server.workers()) < 2):
+            time.sleep(0.01)
+        for _ in range(20):
+            assert httpx.post(f"{server.url}/invoke/hello", json={}, timeout=30).status_code == 200
+        assert server.stop() == 0
+
+
+def test_workers_do_not_outlive_their_parent(tmp_path: Path, cache_dir: Path) -> None:
+    """When the parent is killed the workers end as well and free the port."""
+    with serving(tmp_path, cache_dir=cache_dir, workers=2) as server:
+        workers = server.workers()
+        server.process.kill()
+        server.process.wait()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in workers):
+            time.sleep(0.01)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_open_address_needs_tokens(tmp_path: Path, host: str) -> None:
+    """An address that others can reach is refused before anything listens, and told what to do."""
+    process = start(environment(tmp_path, host=host, port=free_port()))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"NEXUS_JWT_SECRET" in said
+    assert b"NEXUS_AUTH=off" in said
+
+
+@pytest.mark.parametrize("settings", [{"jwt_secret": SECRET}, {"auth": "off"}])
+def test_an_open_address_may_be_guarded(tmp_path: Path, cache_dir: Path, settings: dict[str, str]) -> None:
+    """With a secret, or with the operator's word, any address is served."""
+    with serving(tmp_path, cache_dir=cache_dir, host="0.0.0.0", **settings) as server:
+        status = httpx.post(
+            f"{server.url}/invoke/hello", json={}, headers={"host": "nexus.example"}
+        ).status_code
+        assert status == (401 if "jwt_secret" in settings else 200)
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    """A port that somebody else holds stops the start with its name, with one worker and with several."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        for workers in ("1", "2"):
+            config = load_config({"NEXUS_PORT": str(port), "NEXUS_WORKERS": workers})
+            with pytest.raises(ConfigError, match=f"NEXUS_PORT: {port}"):
+                server_module.serve(config)
+
+
+def test_an_unknown_host_is_told() -> None:
+    """A host that is no address stops the start with its name."""
+    with pytest.raises(ConfigError, match="NEXUS_HOST: 'not an address'"):
+        server_module.serve(load_config({"NEXUS_HOST": "not an address"}))
+
+
+def test_a_start_that_fails_ends_all(tmp_path: Path) -> None:
+    """When workers cannot start, the server ends with an error instead of trying for ever."""
+    env = environment(
+        tmp_path, port=free_port(), workers=2, store_url=f"sqlite:///{tmp_path}/no/such/folder/x.db"
+    )
+    process = start(env)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
