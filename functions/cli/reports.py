@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from functions.cli.terminal import faint, harmless, short_json, strong
+from functions.cli.terminal import faint, harmless, harmless_block, short_json, strong
 from nexus_core.limits import MIB
 from nexus_core.result import ErrorInfo, ErrorLocation, LogRecord, WasmResult
 
@@ -24,7 +24,7 @@ def error_lines(error: ErrorInfo, folder: str = "") -> Iterator[str]:
     if place is not None:
         # A manifest's error has its place in the message as well.
         message = message.removeprefix(f"{place.file}:{place.line}:{place.column}: ")
-    yield f"{strong(f'error[{error.code.value}]', 'red')}{strong(': ' + harmless(name + message))}"
+    yield f"{strong(f'error[{error.code.value}]', 'red')}{strong(': ' + harmless_block(name + message, '  '))}"
     if place is not None:
         yield place_line(place, folder)
     if error.snippet:
@@ -53,7 +53,7 @@ def snippet_lines(snippet: str) -> Iterator[str]:
 def log_line(record: LogRecord) -> str:
     """One line a handler logged."""
     level = click.style(f"{harmless(record.level):<5}", fg=_LEVEL_COLOURS.get(record.level))
-    return f"{level} {harmless(record.message)}"
+    return f"{level} {harmless_block(record.message, ' ' * 6)}"
 
 
 def effect_lines(result: WasmResult) -> Iterator[str]:

@@ -22,7 +22,8 @@ class Target(NamedTuple):
     @property
     def folder(self) -> str:
         """What goes before the name of one of the handler's files to make it a path from here."""
-        return f"{self.path if self.path.is_dir() else self.path.parent}/"
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return "" if folder == Path() else f"{folder}/"
 
     def source(self) -> HandlerSource:
         """The handler; raises the `InvalidHandler` that says why it cannot be accepted."""

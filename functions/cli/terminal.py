@@ -12,29 +12,36 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 """Exit code: the command could not be carried out as it was given."""
 
-# Everything that moves a cursor, changes colours or the direction of text; line feeds and tabs may stay.
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-# In JSON text, characters like these stand only inside strings, where an escape means the same.
-_JSON_CONTROL = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Everything that moves a cursor, changes colours or the direction of text; tabs may stay.
+_CONTROL = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 def harmless(text: str) -> str:
     """Text of a handler or a caller, with every character that could steer a terminal shown as an escape."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    # Most text is plain; the pattern is compiled for the first that is not.
+    return text if text.isprintable() else re.sub(_CONTROL, _escaped, text)
+
+
+def harmless_block(text: str, indent: str) -> str:
+    """`harmless` text whose line ends stay; `indent` keeps its lines from looking like lines of ours."""
+    return f"\n{indent}".join(harmless(line) for line in text.split("\n"))
 
 
 def pretty_json(text: bytes) -> str:
     """JSON text over several lines; equal to what came in, and harmless on a terminal."""
     shown = msgspec.json.format(text, indent=2).decode("utf-8", "replace")
-    return _JSON_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", shown)
+    # Such characters stand only inside strings, where the escape means the same; line feeds are ours.
+    return "\n".join(harmless(line) for line in shown.split("\n"))
 
 
 def short_json(text: bytes, most: int = 200) -> str:
     """JSON text on one line, cut to `most` characters; harmless on a terminal."""
-    shown = harmless(text.decode("utf-8", "replace").replace("\n", " "))
+    shown = harmless(msgspec.json.format(text, indent=-1).decode("utf-8", "replace"))
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def say(text: str = "") -> None:
