@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
@@ -34,14 +35,17 @@ class ImageArena:
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("nexus-images", os.MFD_CLOEXEC)
         self._end = 0
+        self._lock = threading.Lock()
         self._fallocate = ctypes.CDLL(None, use_errno=True).fallocate
         self._fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
 
     def store(self, data: bytes) -> int:
         """Append whole pages and return their offset; pages of zeros take no memory."""
-        offset = self._end
-        self._end += len(data)
-        os.ftruncate(self.descriptor, self._end)
+        # Handlers compile on several threads: two images at one place would show each other's pages.
+        with self._lock:
+            offset = self._end
+            self._end += len(data)
+            os.ftruncate(self.descriptor, self._end)
         for start in range(0, len(data), PAGE):
             page = data[start : start + PAGE]
             if page != _ZERO_PAGE:
