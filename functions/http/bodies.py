@@ -42,7 +42,7 @@ class RequestBody:
         """Whether all of it has arrived."""
 
     async def read(self, limit: int) -> bytes:
-        """The whole body; raises `PayloadTooLarge` as soon as it is known to pass `limit`, or `CallerGone`."""
+        """The whole body; raises `CallerGone`, or `PayloadTooLarge` once it is known to pass `limit`."""
         announced = self._headers.get(b"content-length")
         # The server has checked that it is a number; a wrapper's event may hold anything.
         if announced is not None and announced.isdigit():

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from functions.http.envelope import new_request_id
+from functions.http.envelope import Headers, new_request_id
 from functions.http.lane import LaneCycle, lane_target
 from functions.http.problems import HttpProblem, problem_answer
 from nexus_core.limits import KIB
@@ -72,7 +72,11 @@ class HttpConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The request's head is complete."""
         self._open = False
-        lane = self._lane_cycle()
+        headers = dict(self.headers)
+        version = self.parser.get_http_version()
+        if version not in {"1.1", "1.0"} or (version == "1.1" and b"host" not in headers):
+            raise ValueError("not HTTP/1.0 or HTTP/1.1")
+        lane = self._lane_cycle(headers) if version == "1.1" else None
         if lane is None:
             super().on_headers_complete()
         else:
@@ -92,24 +96,29 @@ class HttpConnection(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _lane_cycle(self) -> LaneCycle | None:
+    def _lane_cycle(self, headers: Headers) -> LaneCycle | None:
         """The cycle of a request that may take the short way, None for any other."""
         parser = self.parser
         busy = self.cycle is not None and not self.cycle.response_complete
-        if busy or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+        if busy or parser.get_method() != b"POST" or parser.should_upgrade():
             return None
-        headers = dict(self.headers)
-        target = None if parser.should_upgrade() else lane_target(self.url, headers)
+        target = lane_target(self.url, headers)
         if target is None:
             return None
         return LaneCycle(self, *target, headers, keep_alive=parser.should_keep_alive())
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, or a head that is too large, and close."""
-        if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
-            # In the middle of another answer there is no place for this one.
-            self.transport.close()
-            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body or cycle.response_started:
+                # A good request is being answered; the connection ends with that answer.
+                cycle.keep_alive = False
+                self.flow.pause_reading()
+                return
+            # This is about the body of that request: the application has lost its caller.
+            cycle.disconnected = True
+            cycle.message_event.set()
         if self._head_bytes > MAX_HEAD_BYTES:
             text = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes"
             problem = HttpProblem(text, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)

@@ -53,6 +53,7 @@ class LaneCycle:
     def __init__(
         self, connection: HttpConnection, handler: str, query: bytes, headers: Headers, *, keep_alive: bool
     ) -> None:
+        self.response_started = False
         self.response_complete = False
         self.disconnected = False
         self.more_body = True

@@ -1,8 +1,8 @@
 """Worker processes: started by fork, watched, started again when they die, stopped together.
 
-    worker ends by itself, soon after its start  ─▶ the start is broken: stop all, exit code 1
-    worker ends by itself, later                 ─▶ start another in its place
-    SIGTERM or SIGINT                            ─▶ pass it on, wait, kill who is left
+    worker gives up soon after its start    ─▶ the start is broken: stop all, exit code 1
+    worker ends in any other way            ─▶ start another in its place
+    SIGTERM or SIGINT                       ─▶ pass it on, wait, kill who is left
 
 The parent waits for signals and does nothing else, so no signal can be lost between two checks.
 """
@@ -23,8 +23,11 @@ _log = logging.getLogger(__name__)
 
 _WATCHED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
-# A worker that lives shorter than this never served: another would fare no better.
-_START_SECONDS: Final = 3.0
+# A worker that gives up earlier than this never served: another would fare no better.
+_START_SECONDS: Final = 30.0
+# One that dies earlier than this is replaced after a pause, so that dying in a circle costs little.
+_YOUNG_SECONDS: Final = 3.0
+_PAUSE_SECONDS: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -90,9 +93,12 @@ class _Workers:
                 return 0
             for pid, status in self._ended():
                 index, started = self._alive.pop(pid)
-                _log.error("worker ended: index=%d exit_code=%d", index, os.waitstatus_to_exitcode(status))
-                if time.monotonic() - started < _START_SECONDS:
+                code, age = os.waitstatus_to_exitcode(status), time.monotonic() - started
+                _log.error("worker ended: index=%d exit_code=%d", index, code)
+                if code > 0 and age < _START_SECONDS:
                     return 1
+                if age < _YOUNG_SECONDS:
+                    time.sleep(_PAUSE_SECONDS)
                 self._start(index)
 
     def _ended(self) -> list[tuple[int, int]]:

@@ -108,10 +108,10 @@ async def test_a_request_id_is_kept(client: httpx.AsyncClient) -> None:
     assert answer.json()["returnValue"]["requestId"] == "order-17.a_B"
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "a/b", "é".encode()])
-async def test_an_unsound_request_id_is_replaced(client: httpx.AsyncClient, given: str | bytes) -> None:
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "a/b", "\u0159"])
+async def test_an_unsound_request_id_is_replaced(client: httpx.AsyncClient, given: str) -> None:
     """Whatever could upset a log or a header is not taken for an id."""
-    answer = await client.post("/invoke/hello", json={}, headers={"x-request-id": given})
+    answer = await client.post("/invoke/hello", json={}, headers=[(b"x-request-id", given.encode())])
     assert len(answer.headers["x-request-id"]) == 32
 
 
