@@ -36,9 +36,9 @@ class DiskCache:
     folder is made (its parent is not), and is used only while it, its key and its files belong to
     the user of this process and nobody else may write to them.
 
-    The bound holds for up to five processes that store at the same time: each leaves a sixteenth
-    of it free and counts the folder anew after each sixty-fourth that it stored. A value larger
-    than fifteen sixteenths is not kept. Thread-safe; blocks on the disk.
+    The bound holds for up to four processes that store at the same time: each counts the folder
+    anew after every sixty-fourth of the bound that it stored, and makes room where more than
+    fifteen sixteenths are used. A value larger than that is not kept. Thread-safe; blocks on the disk.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class DiskCache:
             self._entries += 1
             self._bytes += size
             self._uncounted_bytes += size
-            if self._uncounted_bytes < self._count_after_bytes and self._bytes <= self._high_bytes:
+            if self._uncounted_bytes < self._count_after_bytes:
                 return False
             self._uncounted_bytes = 0
             return True

@@ -169,6 +169,18 @@ def test_leftovers_of_killed_processes_are_removed(folder: Path, reports: Report
     assert names(folder) == [".tmp-2-new", "key", "one.nxc", "two.nxc"]
 
 
+def test_the_folder_is_not_listed_for_each_store(folder: Path, reports: Reports) -> None:
+    """A process lists the folder again, and sweeps it, only after it stored a sixty-fourth of the bound."""
+    cache = reports.disk(folder, max_bytes=64 * 1000)
+    cache.store("first", b"")
+    (folder / ".tmp-1-old").write_bytes(b"half")
+    os.utime(folder / ".tmp-1-old", (1, 1))
+    cache.store("small", bytes(999 - HEADER_BYTES))
+    assert (folder / ".tmp-1-old").exists()
+    cache.store("last", b"")
+    assert not (folder / ".tmp-1-old").exists()
+
+
 def test_statistics_count_the_whole_folder(folder: Path, reports: Reports) -> None:
     """A process that stored nothing itself reports what the others did; no folder counts as empty."""
     before = reports.disk(folder, max_bytes=4000).statistics()

@@ -143,6 +143,8 @@ def test_a_folder_in_the_place_of_an_entry_is_survived(entry: Path, reports: Rep
     entry.unlink()
     entry.mkdir()
     cache = reports.disk(entry.parent, secret=SECRET)
+    assert cache.load("one") is None
+    assert reports.reasons == []
     cache.store("one", PAYLOAD)
     cache.store("two", PAYLOAD)
     assert (cache.load("one"), cache.load("two")) == (None, PAYLOAD)

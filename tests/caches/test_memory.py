@@ -41,6 +41,16 @@ def test_it_behaves_like_a_simple_list_of_uses(operations: list[tuple[str, str, 
         assert (found.entries, found.bytes) == (len(model), sum(map(len, model.values())))
 
 
+def test_the_least_recently_used_goes_first() -> None:
+    """A value that was asked for outlives a younger one that was not."""
+    cache: MemoryCache[str, bytes] = MemoryCache(3, len)
+    for key in "abc":
+        cache.put(key, b"1")
+    cache.get("a")
+    cache.put("d", b"1")
+    assert [cache.get(key) for key in "abcd"] == [b"1", None, b"1", b"1"]
+
+
 @pytest.mark.parametrize(("size", "kept"), [(9, True), (10, True), (11, False)])
 def test_a_value_up_to_the_bound_is_kept(size: int, kept: bool) -> None:
     """The bound is reached, not passed, by a value of exactly its size; a larger one is not kept."""
