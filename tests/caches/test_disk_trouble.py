@@ -102,7 +102,7 @@ def test_an_unfit_folder_means_no_disk_cache(
     folder.parent.mkdir()
     arrange(folder)
     before = everything(folder)
-    descriptors = os.listdir("/proc/self/fd")
+    descriptors = sorted(Path("/proc/self/fd").iterdir())
     cache = reports.disk(folder)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -113,7 +113,7 @@ def test_an_unfit_folder_means_no_disk_cache(
     assert reason in caplog.text
     assert everything(folder) == before
     assert cache.statistics().bytes == 0
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
     assert {tier for tier, _ in reports.events} == {"disk"}
 
 
