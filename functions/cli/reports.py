@@ -24,7 +24,8 @@ def error_lines(error: ErrorInfo, folder: str = "") -> Iterator[str]:
     if place is not None:
         # A manifest's error has its place in the message as well.
         message = message.removeprefix(f"{place.file}:{place.line}:{place.column}: ")
-    yield f"{strong(f'error[{error.code.value}]', 'red')}{strong(': ' + harmless_block(name + message, '  '))}"
+    said = harmless_block(name + message, "  ")
+    yield f"{strong(f'error[{error.code.value}]', 'red')}{strong(': ' + said)}"
     if place is not None:
         yield place_line(place, folder)
     if error.snippet:

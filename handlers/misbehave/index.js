@@ -39,13 +39,14 @@ const MISDEEDS = {
     for (;;) $emit("misbehave.flood", null);
   },
 
-  // PERMISSION_DENIED: nexus.toml does not list this key. Catching the error would not help: the host
-  // has the last word, and refuses what the handler hands over.
+  // PERMISSION_DENIED: nexus.toml does not list this key. A handler that catches the error may go on,
+  // but the write is not done, and the audit log tells of it. The host checks again what it is handed:
+  // tampering with `$state` itself gains nothing.
   "forbidden-write"() {
     $state.secrets = "mine now";
   },
 
-  // EXECUTION_ERROR, with the place: misbehave/index.js, this line.
+  // EXECUTION_ERROR, and the error tells this file, the line below, and the column.
   throw() {
     throw new RangeError("thrown on purpose");
   },

@@ -52,13 +52,14 @@ class Command:
             assert isinstance(code, int)
             return Outcome(code, out.getvalue().decode(), err.getvalue().decode())
 
-    def start(self, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-        """Start it as a process of its own; `options` are those of `Popen`."""
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start it as a process of its own, whose two outputs are one pipe."""
         return subprocess.Popen(
             [PROGRAM, *arguments],
             cwd=self.folder,
             env={**os.environ, **self.environ},
-            **options,  # type: ignore[call-overload]  # any of Popen's
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
     def write(self, path: str, text: str) -> Path:

@@ -20,9 +20,7 @@ export default function (event) {
   return $state.count;
 }
 """
-FULL_MANIFEST = (
-    'capabilities = ["state:read:*", "state:write:*", "events:emit:counted", "view:update:total"]'
-)
+FULL_MANIFEST = 'capabilities = ["state:read:*", "state:write:*", "events:emit:counted", "view:update:total"]'
 
 
 def test_the_return_value_is_the_output(nexus: Command) -> None:
@@ -34,7 +32,8 @@ def test_the_return_value_is_the_output(nexus: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["handlers/one.js", "one", "./handlers/two", "two", "handlers/two/index.js", "handlers/two/nexus.toml"]
+    "given",
+    ["handlers/one.js", "one", "./handlers/two", "two", "handlers/two/index.js", "handlers/two/nexus.toml"],
 )
 def test_a_handler_is_named_or_pointed_at(nexus: Command, given: str) -> None:
     """A name, a file, a folder, and a file of a folder all mean the handler."""
@@ -47,7 +46,9 @@ def test_a_handler_is_named_or_pointed_at(nexus: Command, given: str) -> None:
 
 def test_a_handler_may_be_anywhere(nexus: Command) -> None:
     """A path outside the handlers folder brings its own manifest and files."""
-    nexus.write("elsewhere/deep/sum/index.ts", 'import { a } from "./a.ts"; export default () => a as number;')
+    nexus.write(
+        "elsewhere/deep/sum/index.ts", 'import { a } from "./a.ts"; export default () => a as number;'
+    )
     nexus.write("elsewhere/deep/sum/a.ts", "export const a: number = 41;")
     nexus.write("elsewhere/deep/bad.js", "not JavaScript")
     assert nexus("invoke", "elsewhere/deep/sum").out == "41\n"
@@ -121,7 +122,7 @@ def test_code_that_does_not_parse_is_shown(nexus: Command) -> None:
 def test_a_bad_manifest_is_shown(nexus: Command) -> None:
     """An error in the manifest exits with 1 and points into the manifest, naming the place once."""
     nexus.write("one.js", ECHO)
-    nexus.write("one.toml", '[limits]\ntimeout = 3\n')
+    nexus.write("one.toml", "[limits]\ntimeout = 3\n")
     done = nexus("invoke", "one.js")
     assert done.code == 1
     assert done.err.splitlines()[0].startswith("error[INVALID_HANDLER]: limit 'timeout' is not known")
@@ -150,9 +151,7 @@ def test_a_breach_names_its_limit(nexus: Command) -> None:
         (["hello", "--config", "missing.toml"], "missing.toml: the configuration file cannot be read"),
     ],
 )
-def test_a_call_that_cannot_be_made_exits_with_2(
-    nexus: Command, arguments: list[str], message: str
-) -> None:
+def test_a_call_that_cannot_be_made_exits_with_2(nexus: Command, arguments: list[str], message: str) -> None:
     """What is wrong with the command itself exits with 2 and says what."""
     nexus.write("handlers/hello.js", ECHO)
     done = nexus("invoke", *arguments)

@@ -1,5 +1,6 @@
 """JSON on the command line, and how its mistakes are shown."""
 
+import contextlib
 import io
 import sys
 from pathlib import Path
@@ -65,7 +66,5 @@ def test_an_object_is_taken_apart() -> None:
 def test_any_text_is_taken_or_refused(text: str) -> None:
     """No text that is not a file's or standard input's raises anything but a usage error."""
     if text != "-" and not text.startswith("@"):
-        try:
+        with contextlib.suppress(click.UsageError):
             read_json(text, "--event")
-        except click.UsageError:
-            pass

@@ -6,7 +6,24 @@ from hypothesis import strategies as st
 
 from functions.cli.uses import find_uses
 
-PIECES = ["$state", "$emit", "$ext", "$view", "crypto", ".", "?.", "[", "]", "(", ")", "`", "${", "}", '"a"', "'"]
+PIECES = [
+    "$state",
+    "$emit",
+    "$ext",
+    "$view",
+    "crypto",
+    ".",
+    "?.",
+    "[",
+    "]",
+    "(",
+    ")",
+    "`",
+    "${",
+    "}",
+    '"a"',
+    "'",
+]
 PIECES += ["=", "==", "+=", "++", "delete ", " in ", "x", ",", "\n", "//", "/*", "1", "\\", "update", "push"]
 
 
