@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
@@ -100,8 +101,21 @@ async def drive(
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             budget.cancelled = True
-            await asyncio.wait([work])
-            work.exception()
+            await _outlast(work)
             raise
     finally:
+        # For a run that no thread took (the executor is shut); a finished one is closed already.
+        steps.close()
         ticker.release()
+
+
+async def _outlast(work: asyncio.Future[T]) -> None:
+    """Wait for the end of the work, however often the waiting is cancelled.
+
+    A second cancellation must not give the instance back while a thread still runs its guest.
+    """
+    while not work.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()
