@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,13 @@ from functions.cli.reports import error_lines
 from functions.cli.settings import common_settings, read_settings
 from functions.cli.targets import Target, handlers_of
 from functions.cli.terminal import EXIT_FAILED, say
+from nexus_core.caches.folder import CacheUnavailable
 from nexus_core.config import RuntimeConfig
 from nexus_core.errors import NexusError
 from nexus_core.result import ErrorInfo
 
 if TYPE_CHECKING:
-    from nexus_core.caches.seed import SeedWriter
+    from functions.cli.seed_compiler import SeedCompiler
 
 
 class BuiltHandler(msgspec.Struct, frozen=True):
@@ -73,76 +73,35 @@ def command(context: click.Context, /, out: Path, as_json: bool, **options: Any)
 
 def _build(targets: Sequence[Target], out: Path, config: RuntimeConfig) -> Built:
     """Fill the seed; raises `CacheUnavailable` when the folder cannot be written."""
-    from nexus_core.caches.memory import MemoryCache
-    from nexus_core.caches.seed import SeedWriter
-    from nexus_core.compiler import HandlerCompiler
-    from nexus_core.engine.image import HeapImage, ImageArena
-    from nexus_core.engine.javascript_kind import JavaScriptKind
-    from nexus_core.engine.wasm_engine import WasmEngine
-    from nexus_core.extensions.registry import ExtensionRegistry
-    from nexus_core.metrics import MetricsCollector
+    from functions.cli.seed_compiler import SeedCompiler
 
-    writer = SeedWriter(out, secret=config.cache_key.encode() if config.cache_key else None)
-    cache = _WriteOnly(writer)
-    engine, arena = WasmEngine(cache), ImageArena()
-    # No handler is compiled twice, so none needs to stay in memory.
-    memory: MemoryCache[str, HeapImage] = MemoryCache(0, lambda image: image.size)
-    kind, metrics = JavaScriptKind(engine, arena), MetricsCollector(0)
-    extensions = ExtensionRegistry(config)
-
-    async def compile_all(threads: ThreadPoolExecutor) -> tuple[BuiltHandler, ...]:
-        compiler = HandlerCompiler(kind, cache, memory, engine.ticker, threads, metrics)
-        built = []
-        with click.progressbar(
-            targets,
-            label="compiling",
-            file=sys.stderr,
-            hidden=not sys.stderr.isatty(),
-            item_show_func=_name_of,
-        ) as steps:
-            for target in steps:
-                try:
-                    source = target.source()
-                    extensions.check_settings(source.manifest.extensions)
-                    await compiler.get(source)
-                except NexusError as error:
-                    built.append(BuiltHandler(target.name, ErrorInfo.of(error)))
-                else:
-                    built.append(BuiltHandler(target.name, None))
-        return tuple(built)
-
-    try:
-        with ThreadPoolExecutor(1) as threads:
-            handlers = asyncio.run(compile_all(threads))
-    finally:
-        engine.close()
-        arena.close()
-    removed = writer.remove_unused()
+    with SeedCompiler(out, config) as compiler:
+        handlers = asyncio.run(_compile_all(targets, compiler))
+        removed = compiler.finish()
     size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
     return Built(out=str(out), handlers=handlers, bytes=size, removed=removed)
 
 
-class _WriteOnly:
-    """The seed as a cache that has nothing: a build makes every part anew.
-
-    A part that an earlier build left would not be asked for when what needs it is there already, as
-    the TypeScript compiler's code behind a compiled handler, and would be taken for unused.
-    """
-
-    def __init__(self, writer: SeedWriter) -> None:
-        self._writer = writer
-
-    def load(self, key: str) -> bytes | None:  # noqa: ARG002 - the interface of a cache
-        """Nothing, whatever is there."""
-        return None
-
-    def store(self, key: str, data: bytes) -> None:
-        """Write an entry; raises `CacheUnavailable` when that cannot be done."""
-        self._writer.store(key, data)
-
-
-def _name_of(target: Target | None) -> str:
-    return target.name if target else ""
+async def _compile_all(targets: Sequence[Target], compiler: SeedCompiler) -> tuple[BuiltHandler, ...]:
+    """Compile one after the other, behind a progress bar where there is somebody to see it."""
+    built = []
+    with click.progressbar(
+        targets,
+        label="compiling",
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+        item_show_func=lambda target: target.name if target else "",
+    ) as steps:
+        for target in steps:
+            try:
+                await compiler.compile(target.source())
+            except CacheUnavailable:
+                raise
+            except NexusError as error:
+                built.append(BuiltHandler(target.name, ErrorInfo.of(error)))
+            else:
+                built.append(BuiltHandler(target.name, None))
+    return tuple(built)
 
 
 def _print(built: Built, targets: Sequence[Target]) -> None:
