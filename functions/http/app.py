@@ -27,7 +27,7 @@ from functions.http.session_socket import SessionSockets
 from functions.http.trigger_events import TriggerRoutes
 from functions.http.triggers import TriggeredCalls
 from functions.http.views import Views
-from nexus_core.errors import HandlerNotFound, InternalError, InvalidRequest, NexusError
+from nexus_core.errors import HandlerNotFound, InternalError, NexusError
 from nexus_core.triggers import RESERVED_ROOTS
 
 if TYPE_CHECKING:
@@ -133,9 +133,7 @@ class Application:
 
 def _routing_error(error: HTTPException, scope: Scope) -> NexusError:
     """Our own error for what Starlette's router could not route."""
-    if error.status_code == 404:
-        return HandlerNotFound("there is nothing at this path")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "").split(", ")
         return method_not_allowed(scope["method"], scope["path"], allowed)
-    return InvalidRequest(error.detail)
+    return HandlerNotFound("there is nothing at this path")

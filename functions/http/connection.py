@@ -18,11 +18,13 @@ MAX_HEAD_BYTES: Final = 64 * KIB
 """Request line and headers together."""
 
 HEAD_SECONDS: Final = 10.0
-"""How long a request's head may take to arrive, and how long a new connection may say nothing."""
+"""How long a request's head, and a short body, may take; and how long a new connection may say nothing."""
 
 
 class HttpConnection(HttpToolsProtocol):
     """One HTTP/1.1 connection."""
+
+    head_seconds = HEAD_SECONDS
 
     cycle: Any  # None until the first request, then uvicorn's own kind or a LaneCycle
     app: Any
@@ -36,7 +38,7 @@ class HttpConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+        self._head_timer = self.loop.call_later(self.head_seconds, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -51,7 +53,7 @@ class HttpConnection(HttpToolsProtocol):
             if self._head_timer is not None:
                 self._stop_timer()
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+            self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""

@@ -2,7 +2,7 @@
 
 It takes a request that is plain (HTTP/1.1, a small body of known length, nothing to decode in the
 path) and whose turn it is; every other goes the ASGI way, with the same outcome. Measured with a
-call that does nothing: 35 µs of processor time less per request.
+call that does nothing, it takes a third less processor time per request.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from http import HTTPStatus
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from starlette.requests import Request
@@ -28,6 +28,9 @@ from nexus_core.result import ErrorInfo
 
 if TYPE_CHECKING:
     from nexus_core.runtime import Runtime
+
+NOT_KEPT: Final = (b"cache-control", b"no-store")
+"""What these routes show changes, and may be meant for one caller only."""
 
 View = Callable[[Request], Awaitable[Answer]]
 
@@ -151,7 +154,8 @@ def _endpoint(view: View) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         answer = await view(request)
         response = Response(answer.body, answer.status)
-        response.raw_headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        length = (b"content-length", b"%d" % len(answer.body))
+        response.raw_headers = [*answer.headers, NOT_KEPT, length]
         return response
 
     return endpoint

@@ -113,6 +113,7 @@ async def test_a_failed_call_is_an_error_with_its_id(server: Server) -> None:
         '{"type": "TRIGGER", "handler": 5, "id": 1}',
         '{"type": "TRIGGER", "handler": "hello", "id": 1, "event": }',
         "[" * 100_000,
+        '{"type": "TRIGGER", "handler": "hello", "id": 1, "event": ' + "[" * 100_000,
         b"\xff\xfe",
     ],
 )

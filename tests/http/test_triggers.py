@@ -282,6 +282,21 @@ def test_no_returned_value_can_break_the_message(value: Any, escaped: bool) -> N
     assert status not in {204, 304} or not body
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        rb'{"status": 200, "body": "\ud800"}',
+        rb'{"status": 200, "headers": {"x": "\udc00"}}',
+        b'{"status": 200, "body": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    ],
+)
+def test_an_unreadable_response_is_the_handlers_error(text: bytes) -> None:
+    """Half a surrogate pair, or nesting without end, is JSON to JavaScript; here it is a 500."""
+    answer = trigger_answer(WasmResult(status="success", return_value=msgspec.Raw(text)), "id")
+    assert answer.status == 500
+    assert b"cannot be read" in answer.body
+
+
 async def test_a_session_is_named_by_header_only(client: httpx.AsyncClient) -> None:
     """On a handler's own route `?session=` is the handler's business, whatever it holds."""
     answer = await client.get("/pages/1?session=not/a/session")

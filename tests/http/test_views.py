@@ -1,10 +1,17 @@
 """The routes that only look."""
 
 import re
+from collections.abc import MutableMapping
 
 import httpx
 import pytest
 
+from functions.http.answers import result_answer
+from functions.http.app import Application
+from functions.http.trigger_answers import trigger_answer
+from nexus_core.config import ConfigError
+from nexus_core.result import Suspension, WasmResult
+from nexus_core.runtime import Runtime
 from tests.http.conftest import ClientFactory
 
 
@@ -92,12 +99,12 @@ async def test_health_tells_versions_and_pool(client: httpx.AsyncClient) -> None
     assert "/tmp" not in answer.text
 
 
-async def test_readiness_follows_the_runtime(application: tuple[object, object]) -> None:
+async def test_readiness_follows_the_runtime(application: tuple[Application, Runtime]) -> None:
     """The probe turns to 503 when the runtime stops, while liveness stays."""
     app, runtime = application
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         assert (await client.get("/health/ready")).status_code == 200
-        await runtime.shutdown(1)  # type: ignore[attr-defined]
+        await runtime.shutdown(1)
         assert (await client.get("/health/ready")).status_code == 503
         assert (await client.get("/health/live")).status_code == 200
 
@@ -142,3 +149,38 @@ async def test_ready_before_any_call(client_of: ClientFactory) -> None:
     async with client_of(handlers_dir="/nonexistent") as client:
         assert (await client.get("/health/ready")).status_code == 200
         assert (await client.get("/handlers")).json() == {"handlers": []}
+
+
+async def test_the_lifespan_starts_and_stops_the_runtime(application: tuple[Application, Runtime]) -> None:
+    """A server learns of the start, and when all is closed; a start that fails is told with its reason."""
+    app, runtime = application
+    await runtime.shutdown(1)
+
+    async def run(*heard: str) -> list[dict[str, object]]:
+        events = iter(heard)
+        said: list[dict[str, object]] = []
+
+        async def receive() -> dict[str, object]:
+            return {"type": next(events)}
+
+        async def send(message: MutableMapping[str, object]) -> None:
+            said.append(dict(message))
+
+        await app({"type": "lifespan"}, receive, send)
+        return said
+
+    async def fail() -> None:
+        raise ConfigError("NEXUS_X: no")
+
+    runtime.start = fail  # type: ignore[method-assign]
+    said = await run("lifespan.startup")
+    assert said == [{"type": "lifespan.startup.failed", "message": "the runtime did not start: NEXUS_X: no"}]
+
+
+def test_a_sleeping_call_is_accepted() -> None:
+    """A suspended call is answered 202, with what it waits for."""
+    result = WasmResult(status="suspended", suspension=Suspension(id="s1", pending=()))
+    answer = result_answer(result, minimal=True)
+    assert answer.status == 202
+    assert b'"suspension":{"id":"s1","pending":[]}' in answer.body
+    assert trigger_answer(result, "r").status == 202
