@@ -6,6 +6,7 @@ call's capabilities and counted against its limits, whatever the bootstrap alrea
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Literal
 
@@ -24,6 +25,14 @@ from nexus_core.result import EmittedEvent, LogRecord, PendingCall, StateMutatio
 
 _NULL = msgspec.Raw(b"null")
 _MOST_DENIALS = 100
+_MOST_TOKEN_CHARACTERS = 300
+_MOST_NAME_CHARACTERS = 200
+_MOST_ERROR_CHARACTERS = 8192
+
+# JavaScript's strings may hold half a surrogate pair, which is no Unicode text; its JSON writes such
+# a half as an escape, and a whole pair never as one.
+_HALF_PAIR = re.compile(rb"(?<!\\)((?:\\\\)*)\\ud[89a-f][0-9a-f]{2}")
+_REPLACEMENT = rb"\1\\ufffd"
 
 
 class Thrown(msgspec.Struct, frozen=True):
@@ -32,6 +41,14 @@ class Thrown(msgspec.Struct, frozen=True):
     name: str | None = None
     message: str | None = None
     stack: str | None = None
+
+    def cut(self) -> Thrown:
+        """The same in bounds: a guest can write megabytes into any of them."""
+        return Thrown(
+            self.name and self.name[:_MOST_NAME_CHARACTERS],
+            self.message and self.message[:_MOST_ERROR_CHARACTERS],
+            self.stack and self.stack[:_MOST_ERROR_CHARACTERS],
+        )
 
 
 class _Set(msgspec.Struct, frozen=True, array_like=True, tag="set"):
@@ -53,11 +70,16 @@ class _View(msgspec.Struct, frozen=True, array_like=True, tag="view"):
     data: msgspec.Raw
 
 
+class _Log(msgspec.Struct, frozen=True):
+    level: Literal["debug", "info", "warn", "error"]
+    message: str
+
+
 class _FlushText(msgspec.Struct, frozen=True):
     outcome: Literal["returned", "threw", "pending"]
     operations: list[_Set | _Delete | _Emit | _View]
     calls: list[PendingCall]
-    logs: list[LogRecord]
+    logs: list[_Log]
     denials: list[str]
     value: msgspec.Raw = _NULL
     error: Thrown = Thrown()
@@ -66,13 +88,14 @@ class _FlushText(msgspec.Struct, frozen=True):
 class Usage:
     """What one call has used so far, over all its flushes."""
 
-    __slots__ = ("events", "host_calls", "last_call_id", "log_bytes", "mutations")
+    __slots__ = ("denials", "events", "host_calls", "last_call_id", "log_bytes", "mutations")
 
     def __init__(self) -> None:
         self.host_calls: Counter[str] = Counter()
         self.mutations = 0
         self.events = 0
         self.log_bytes = 0
+        self.denials = 0
         self.last_call_id = 0
 
 
@@ -98,16 +121,16 @@ class FlushReader:
 
     def read(self, data: bytes, capabilities: CapabilitySet, limits: ResourceLimits, usage: Usage) -> Flush:
         """The checked flush; raises `GuestError` for a forged text and a typed error for each breach."""
-        try:
-            text = self._decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise GuestError(f"the guest handed over a malformed result: {error}") from error
+        text = self._decode(data)
         size, most = len(text.value), limits.max_output_bytes
         if size > most:
             raise PayloadTooLarge(
                 f"the return value has {size} bytes; max_output_bytes is {most}",
                 LimitBreach("max_output_bytes", most, size),
             )
+        # Before each is looked at: a forged text can hold millions.
+        most = usage.host_calls.total() + len(text.operations) + len(text.calls)
+        _count("max_host_calls", limits.max_host_calls, most)
         operations = _Operations(capabilities, usage.host_calls)
         for operation in text.operations:
             operations.take(operation)
@@ -116,18 +139,29 @@ class FlushReader:
         usage.events += len(operations.events)
         _count("max_state_mutations", limits.max_state_mutations, usage.mutations)
         _count("max_events", limits.max_events, usage.events)
-        _count("max_host_calls", limits.max_host_calls, usage.host_calls.total())
         return Flush(
             outcome=text.outcome,
             value=text.value,
-            thrown=text.error,
+            thrown=text.error.cut(),
             mutations=tuple(operations.mutations),
             events=tuple(operations.events),
             view_commands=tuple(operations.view_commands),
             calls=tuple(text.calls),
             logs=_bounded_logs(text.logs, limits.max_log_bytes, usage),
-            denials=tuple(text.denials[:_MOST_DENIALS]),
+            denials=_bounded_denials(text.denials, usage),
         )
+
+    def _decode(self, data: bytes) -> _FlushText:
+        if b"\\ud" in data:
+            data = _HALF_PAIR.sub(_REPLACEMENT, data)
+        try:
+            # The values stay JSON text, in which the decoder lets through what is not UTF-8.
+            data.decode()
+            return self._decoder.decode(data)
+        except RecursionError as error:
+            raise GuestError("the handler handed over a value that is nested too deeply") from error
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise GuestError("the handler broke the text its sandbox hands over") from error
 
 
 class _Operations:
@@ -183,14 +217,23 @@ def _count(name: str, limit: int, used: int) -> None:
         )
 
 
-def _bounded_logs(logs: list[LogRecord], limit: int, usage: Usage) -> tuple[LogRecord, ...]:
+def _bounded_denials(denials: list[str], usage: Usage) -> tuple[str, ...]:
+    """The last of them, which may be the one that ended the call: one at least of each flush that has any."""
+    room = max(1, _MOST_DENIALS - usage.denials)
+    kept = tuple(token[:_MOST_TOKEN_CHARACTERS] for token in denials[-room:])
+    usage.denials += len(kept)
+    return kept
+
+
+def _bounded_logs(logs: list[_Log], limit: int, usage: Usage) -> tuple[LogRecord, ...]:
     kept = []
     for record in logs:
         room = limit - usage.log_bytes
         if room <= 0:
             break
         data = record.message.encode("utf-8", "replace")
-        usage.log_bytes += min(len(data), room)
+        # One more for the line's end: empty lines are not free.
+        usage.log_bytes += min(len(data), room) + 1
         cut = data[:room].decode("utf-8", "ignore") if len(data) > room else record.message
         kept.append(LogRecord(level=record.level, message=cut))
     return tuple(kept)
