@@ -15,7 +15,6 @@ from functions.cli.reports import error_lines
 from functions.cli.settings import common_settings, read_settings
 from functions.cli.targets import Target, handlers_of
 from functions.cli.terminal import EXIT_FAILED, say
-from nexus_core.caches.folder import CacheUnavailable
 from nexus_core.config import RuntimeConfig
 from nexus_core.errors import NexusError
 from nexus_core.result import ErrorInfo
@@ -95,8 +94,6 @@ async def _compile_all(targets: Sequence[Target], compiler: SeedCompiler) -> tup
         for target in steps:
             try:
                 await compiler.compile(target.source())
-            except CacheUnavailable:
-                raise
             except NexusError as error:
                 built.append(BuiltHandler(target.name, ErrorInfo.of(error)))
             else:

@@ -46,10 +46,13 @@ def test_a_handler_that_fails_is_told_and_the_others_are_built(nexus: Command) -
     """One bad handler makes the exit code 1 and costs the others nothing."""
     nexus.write("handlers/good.js", "")
     nexus.write("handlers/bad.js", "export default {")
+    nexus.write("handlers/lost.js", "")
+    nexus.write("handlers/lost.toml", 'capabilities = ["ext:http"]\n[http]\nallow = ["http://x"]')
     done = nexus("build", "--out", "seed")
     assert done.code == 1
     assert " --> handlers/bad.js:1:" in done.err
-    assert done.out.startswith("seed: 1 of 2 handlers, ")
+    assert "error[INVALID_HANDLER]: " in done.err
+    assert done.out.startswith("seed: 1 of 3 handlers, ")
 
 
 def test_nothing_to_build_and_nowhere_to_put_it(nexus: Command) -> None:

@@ -51,7 +51,7 @@ def test_a_bad_handler_fails(nexus: Command, files: dict[str, str], error: str, 
 def test_capabilities_are_compared(nexus: Command) -> None:
     """Lacking, unused and unknown capabilities are told with their place; only --strict fails for them."""
     nexus.write("one.js", READS)
-    nexus.write("one.toml", 'capabilities = ["ext:http", "events:emit:y"]')
+    nexus.write("one.toml", 'capabilities = ["ext:http", "events:emit:y", "state:read:b"]')
     (found,) = json.loads(nexus("check", "one.js", "--json").out)
     assert [
         (lack["token"], lack["location"]["line"], lack["location"]["column"]) for lack in found["missing"]

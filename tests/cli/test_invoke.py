@@ -62,6 +62,14 @@ def test_a_name_wins_over_a_folder_here(nexus: Command) -> None:
     assert [nexus("invoke", name).out for name in ("both", "only")] == ['"served"\n', '"here"\n']
 
 
+def test_a_path_of_a_served_handler_is_taken_as_it_is_served(nexus: Command) -> None:
+    """What the server refuses is refused by path too: here, two files that claim one name."""
+    nexus.write("handlers/one.js", ECHO)
+    nexus.write("handlers/one.ts", ECHO)
+    done = nexus("invoke", "handlers/one.js")
+    assert (done.code, "one.js and one.ts claim the same name" in done.err) == (1, True)
+
+
 def test_what_a_call_did_is_told_beside(nexus: Command) -> None:
     """Logs, state changes, events and view commands go to standard error."""
     nexus.write("full.js", FULL)
