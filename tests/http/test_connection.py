@@ -118,15 +118,15 @@ def test_expect_continue_is_answered(server: Server) -> None:
         b"GET /\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n",
-        b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
-        b"GET / HTTP/1.1\r\nA: b\0c\r\n\r\n",
-        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nnull ",
-        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n",
-        b"POST /invoke/hello HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /invoke/hello HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /invoke/h\xff HTTP/1.1\r\nContent-Length: 4\r\n\r\nnull",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA b: c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: b\0c\r\n\r\n",
+        b"POST /invoke/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nnull ",
+        b"POST /invoke/hello HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /invoke/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 1e3\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /invoke/hello HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /invoke/h\xff HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nnull",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
@@ -141,9 +141,9 @@ def test_what_is_not_http_is_refused(server: Server, data: bytes) -> None:
 def test_a_huge_head_is_refused(server: Server) -> None:
     """A request line or headers without end are cut off at a bound."""
     for data in (
-        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-A: " + b"y" * 70_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
     ):
         assert exchange(server, data).startswith(b"HTTP/1.1 431 ")
 
