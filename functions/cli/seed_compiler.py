@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,25 +21,12 @@ from nexus_core.metrics import MetricsCollector
 
 
 class SeedCompiler:
-    """A context manager; its engine is compiled into the seed at once, handlers as they are given."""
+    """A context manager; entering compiles the engine into the seed, `compile` each handler."""
 
     def __init__(self, out: Path, config: RuntimeConfig) -> None:
         self._writer = SeedWriter(out, secret=config.cache_key.encode() if config.cache_key else None)
-        cache = _WriteOnly(self._writer)
-        self._engine = WasmEngine(cache)
-        self._arena = ImageArena()
-        self._threads = ThreadPoolExecutor(1)
         self._extensions = ExtensionRegistry(config)
-        # No handler is compiled twice, so none needs to stay in memory.
-        memory: MemoryCache[str, HeapImage] = MemoryCache(0, lambda image: image.size)
-        self._compiler = HandlerCompiler(
-            JavaScriptKind(self._engine, self._arena),
-            cache,
-            memory,
-            self._engine.ticker,
-            self._threads,
-            MetricsCollector(0),
-        )
+        self._parts = ExitStack()
 
     async def compile(self, source: HandlerSource) -> None:
         """Put a handler into the seed; raises what is wrong with it, or `CacheUnavailable`."""
@@ -50,14 +38,25 @@ class SeedCompiler:
         return self._writer.remove_unused()
 
     def __enter__(self) -> Self:
+        cache = _WriteOnly(self._writer)
+        # What was made is closed also when the next part fails, as when the folder cannot be written.
+        with self._parts:
+            arena = ImageArena()
+            self._parts.callback(arena.close)
+            engine = WasmEngine(cache)
+            self._parts.callback(engine.close)
+            threads = self._parts.enter_context(ThreadPoolExecutor(1))
+            # No handler is compiled twice, so none needs to stay in memory.
+            memory: MemoryCache[str, HeapImage] = MemoryCache(0, lambda image: image.size)
+            kind = JavaScriptKind(engine, arena)
+            self._compiler = HandlerCompiler(kind, cache, memory, engine.ticker, threads, MetricsCollector(0))
+            self._parts = self._parts.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._threads.shutdown()
-        self._engine.close()
-        self._arena.close()
+        self._parts.close()
 
 
 class _WriteOnly:
