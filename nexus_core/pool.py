@@ -152,12 +152,13 @@ class InstancePool:
                 created = True
             if instance.image is not image:
                 instance.attach(image)
+                with self._lock:
+                    self._ledger.account(slot)
         except BaseException:
             self._empty(slot, "broken")
             self._hand_over(slot)
             raise
         with self._deciding:
-            self._ledger.account(slot)
             self._ledger.move(slot, InstanceState.RUNNING)
             surplus = self._ledger.take_surplus()
         self._close(surplus, "budget")
@@ -247,6 +248,8 @@ class InstancePool:
             try:
                 self._create(slot)
             finally:
+                with self._lock:
+                    self._ledger.account(slot)
                 self._hand_over(slot)
 
     def retire_idle(self) -> int:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 
 from nexus_core.engine.image import HeapImage
 from nexus_core.errors import InternalError, PoolExhausted
 from nexus_core.leases import InstanceState, PooledInstance, PoolSettings, Slot
-
-_LIVE = (InstanceState.FREE, InstanceState.RESERVED, InstanceState.RUNNING, InstanceState.SUSPENDED)
 
 
 class Waiter:
@@ -41,7 +39,7 @@ class PoolLedger:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        self.counts: Counter[InstanceState] = Counter()
+        self.counts = [0] * len(InstanceState)
         self.memory = 0
         self.peak_memory = 0
         self._free: dict[HeapImage | None, list[Slot]] = {}
@@ -59,7 +57,8 @@ class PoolLedger:
     @property
     def live(self) -> int:
         """Instances there are, those that are being made included."""
-        return sum(self.counts[state] for state in _LIVE)
+        counts = self.counts
+        return sum(counts) - counts[InstanceState.TERMINATED]
 
     @property
     def active(self) -> int:
@@ -154,15 +153,18 @@ class PoolLedger:
         return gone
 
     def give_back(self, slot: Slot) -> None:
-        """Take in a slot that nobody uses now: free when it has an instance, else gone."""
-        self.account(slot)
+        """Take in a slot that nobody uses now: free when it has an instance, else gone.
+
+        Its memory has been accounted for by whoever changed it.
+        """
         if slot.instance is None:
             self.move(slot, InstanceState.TERMINATED)
         else:
             slot.idle_since = time.monotonic()
             self.move(slot, InstanceState.FREE)
             self._free.setdefault(slot.instance.image, []).append(slot)
-        self.serve_line()
+        if self.line:
+            self.serve_line()
 
     # ---- who waits ---------------------------------------------------------------------------
 
