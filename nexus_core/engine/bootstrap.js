@@ -14,7 +14,7 @@
 //   invoke(text)         start a call; `text` is the input, described at `invoke`
 //   resume(text)         deliver answers of extension calls
 //   flush()              what happened since the last flush, as JSON text, described at `flush`
-(function (hostRandom, hostBreach) {
+(function (hostRandom, hostBreach, makeRandom) {
   "use strict";
 
   const { parse, stringify } = JSON;
@@ -30,7 +30,7 @@
   const then = uncurry(Promise.prototype.then);
   const hasOwn = Object.hasOwn;
   const now = Date.now;
-  const parseInt = globalThis.parseInt;
+  const NativeArrayBuffer = ArrayBuffer;
   const NativePromise = Promise;
   const NativeString = String;
   const NativeError = Error;
@@ -45,7 +45,7 @@
 
   let handler = null;
   let running = false; // false while the handler's module is being loaded
-  let policy = null;   // {read, write, emit, view, ext, crypto: rules, calls, mutations, events, logs}
+  let policy = { calls: 0, mutations: 0, events: 0, logs: 0 }; // and rules: read, write, emit, view, ext, crypto
   const state = create(null);    // readable keys and values
   const touched = create(null);  // keys whose value is an object that was handed out -> its text when last known
   let touches = 0;
@@ -53,7 +53,7 @@
   let logs = [];
   let denials = [];
   let calls = [];
-  const pending = create(null);  // call id -> [resolve, reject]
+  const pending = create(null);  // call id -> {resolve, reject}
   let nextCall = 1;
   let outcome = null;  // JSON text of the settled call's part of the flush
   const used = { calls: 0, mutations: 0, events: 0, logs: 0 };
@@ -61,11 +61,11 @@
 
   // Patterns as they are asked: everything, exact names, prefixes.
   const rules = (patterns) => {
-    const rule = { all: false, names: create(null), prefixes: [] };
+    const rule = { all: false, names: create(null), prefixes: create(null), count: 0 };
     for (let index = 0; index < patterns.length; index++) {
       const pattern = patterns[index];
       if (pattern === "*") rule.all = true;
-      else if (pattern[pattern.length - 1] === "*") append(rule.prefixes, slice(pattern, 0, -1));
+      else if (pattern[pattern.length - 1] === "*") rule.prefixes[rule.count++] = slice(pattern, 0, -1);
       else rule.names[pattern] = true;
     }
     return rule;
@@ -74,7 +74,7 @@
   const allows = (rule, name) => {
     if (typeof name !== "string") return false;
     if (rule.all || rule.names[name] === true) return true;
-    for (let index = 0; index < rule.prefixes.length; index++) {
+    for (let index = 0; index < rule.count; index++) {
       if (startsWith(name, rule.prefixes[index])) return true;
     }
     return false;
@@ -83,7 +83,7 @@
   const refuse = (kind, name) => {
     if (!running) throw new NativeTypeError(kind + " is only there while the handler runs, not while its module loads");
     const token = kind + ":" + NativeString(name);
-    append(denials, slice(token, 0, 300));
+    append(denials, stringify(slice(token, 0, 300)));
     throw new PermissionDenied("the handler has no capability " + token);
   };
 
@@ -194,7 +194,7 @@
       countCall();
       const id = nextCall++;
       append(calls, '{"callId":' + id + ',"extension":' + stringify(extension) + ',"method":' + stringify(method) + ',"args":' + text + "}");
-      pending[id] = [resolve, reject];
+      pending[id] = { resolve, reject };
     });
 
   const extensionProxies = create(null);
@@ -233,57 +233,7 @@
   };
   const levels = { debug: log("debug"), info: log("info"), warn: log("warn"), error: log("error") };
 
-  // sfc32 (Chris Doty-Humphrey, PractRand): the engine's own generator is part of the heap image
-  // and would give every call the same numbers; this one is seeded by the host for each call.
-  // Most calls never ask, so the seed (32 hex digits) is read when the first one does.
-  let a = 1, b = 2, c = 3, d = 4, seed = null;
-  const sow = () => {
-    a = parseInt(slice(seed, 0, 8), 16) | 0;
-    b = parseInt(slice(seed, 8, 16), 16) | 0;
-    c = parseInt(slice(seed, 16, 24), 16) | 0;
-    d = parseInt(slice(seed, 24, 32), 16) | 0;
-    seed = null;
-  };
-  Math.random = function random() {
-    if (seed !== null) sow();
-    const sum = (a + b + d) | 0;
-    d = (d + 1) | 0;
-    a = b ^ (b >>> 9);
-    b = (c + (c << 3)) | 0;
-    c = ((c << 21) | (c >>> 11)) + sum | 0;
-    return (sum >>> 0) / 4294967296;
-  };
-
-  const randomBytes = (target) => {
-    demand("crypto", policy.crypto, "random");
-    for (let index = 0; index < target.length; ) {
-      countCall();
-      const text = hostRandom();
-      for (let at = 0; at < text.length && index < target.length; at += 2) {
-        target[index++] = parseInt(slice(text, at, at + 2), 16);
-      }
-    }
-    return target;
-  };
-  const crypto = freeze({
-    getRandomValues(array) {
-      if (!ArrayBuffer.isView(array) || array.byteLength > 65536) {
-        throw new NativeTypeError("getRandomValues takes a typed array of at most 65536 bytes");
-      }
-      randomBytes(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
-      return array;
-    },
-    randomUUID() {
-      const bytes = randomBytes(new Uint8Array(16));
-      bytes[6] = (bytes[6] & 0x0f) | 0x40;
-      bytes[8] = (bytes[8] & 0x3f) | 0x80;
-      let text = "";
-      for (let index = 0; index < 16; index++) {
-        text += (index === 4 || index === 6 || index === 8 || index === 10 ? "-" : "") + (bytes[index] + 256).toString(16).slice(1);
-      }
-      return text;
-    },
-  });
+  const { crypto, reseed } = makeRandom(hostRandom, (kind, name) => demand(kind, policy.crypto, name), countCall);
 
   // ---- settling ----------------------------------------------------------------------------
 
@@ -296,13 +246,16 @@
     }
   };
 
+  // Of strings only: on its way through an object or an array, `stringify` can run the handler's code,
+  // and then the handler could make even its failing fail.
   const errorText = (thrown) => {
     const isObject = (typeof thrown === "object" && thrown !== null) || typeof thrown === "function";
-    return stringify(
-      isObject
-        ? { name: field(thrown, "name"), message: field(thrown, "message") ?? slice(describe(thrown), 0, 8192), stack: field(thrown, "stack") }
-        : { name: "Error", message: slice(describe(thrown), 0, 8192) },
-    );
+    const name = isObject ? field(thrown, "name") : "Error";
+    const message = (isObject ? field(thrown, "message") : undefined) ?? slice(describe(thrown), 0, 8192);
+    const stack = isObject ? field(thrown, "stack") : undefined;
+    return '{"message":' + stringify(message) +
+      (name === undefined ? "" : ',"name":' + stringify(name)) +
+      (stack === undefined ? "" : ',"stack":' + stringify(stack)) + "}";
   };
 
   const fail = (thrown) => {
@@ -315,6 +268,22 @@
     } catch (error) {
       fail(error);
     }
+  };
+
+  const named = (error, name) => defineProperty(error, "name", { __proto__: null, value: name, configurable: true, writable: true });
+
+  const handOver = () => {
+    const text =
+      "{" + (outcome ?? '"outcome":"pending"') +
+      ',"operations":[' + joined(operations, ",") +
+      '],"calls":[' + (calls.length === 0 ? "" : joined(calls, ",")) +
+      '],"logs":[' + (logs.length === 0 ? "" : joined(logs, ",")) +
+      '],"denials":[' + (denials.length === 0 ? "" : joined(denials, ",")) + "]}";
+    operations = [];
+    calls = [];
+    logs = [];
+    denials = [];
+    return text;
   };
 
   // ---- entries -----------------------------------------------------------------------------
@@ -347,7 +316,7 @@
     registered: () => (handler !== null ? "true" : "false"),
 
     reserve(bytes) {
-      new ArrayBuffer(+bytes);
+      new NativeArrayBuffer(+bytes);
     },
 
     // What went wrong while the handler was loaded: {name?, message?, stack?} as JSON text.
@@ -357,27 +326,30 @@
     //  handler, env}
     adopt(text) {
       const input = parse(text);
-      for (const kind of ["read", "write", "emit", "view", "ext", "crypto"]) input[kind] = rules(input[kind]);
-      policy = input;
+      const { read, write, emit, view, ext, crypto } = input;
+      policy = {
+        read: rules(read), write: rules(write), emit: rules(emit), view: rules(view), ext: rules(ext), crypto: rules(crypto),
+        calls: input.calls, mutations: input.mutations, events: input.events, logs: input.logs,
+      };
       context.handler = input.handler;
       context.env = input.env;
     },
 
     // [event, scope, state, seed: 32 hex digits, deadline: ms since 1970 | null, requestId, session]
     invoke(text) {
-      const input = parse(text);
-      const values = input[2];
-      const keys = ownKeys(values);
-      for (let index = 0; index < keys.length; index++) state[keys[index]] = values[keys[index]];
-      seed = input[3];
-      deadline = input[4];
-      context.requestId = input[5];
-      context.session = input[6];
-      const event = input[0];
-      globals.$args = event;
-      globals.$scope = input[1];
-      running = true;
       try {
+        const input = parse(text);
+        const values = input[2];
+        const keys = ownKeys(values);
+        for (let index = 0; index < keys.length; index++) state[keys[index]] = values[keys[index]];
+        reseed(input[3]);
+        deadline = input[4];
+        context.requestId = input[5];
+        context.session = input[6];
+        const event = input[0];
+        globals.$args = event;
+        globals.$scope = input[1];
+        running = true;
         const result = handler(event, context);
         if (result instanceof NativePromise) then(result, succeed, fail);
         else if (typeof result?.then === "function") then(NativePromise.resolve(result), succeed, fail);
@@ -389,18 +361,20 @@
 
     // [[{callId, ok, value, errorName, errorMessage}], seed: 32 hex digits]
     resume(text) {
-      const input = parse(text);
-      seed = input[1];
-      for (const { callId, ok, value, errorName, errorMessage } of input[0]) {
-        const entry = pending[callId];
-        if (entry === undefined) continue;
-        delete pending[callId];
-        if (ok) entry[0](value);
-        else {
-          const error = new NativeError(errorMessage);
-          defineProperty(error, "name", { value: errorName, configurable: true, writable: true });
-          entry[1](error);
+      try {
+        const input = parse(text);
+        const answers = input[0];
+        reseed(input[1]);
+        for (let index = 0; index < answers.length; index++) {
+          const { callId, ok, value, errorName, errorMessage } = answers[index];
+          const entry = pending[callId];
+          if (entry === undefined) continue;
+          delete pending[callId];
+          if (ok) entry.resolve(value);
+          else entry.reject(named(new NativeError(errorMessage), errorName));
         }
+      } catch (error) {
+        fail(error);
       }
     },
 
@@ -408,20 +382,12 @@
     flush() {
       try {
         collectTouched();
+        return handOver();
       } catch (error) {
+        operations = calls = logs = denials = [];
         fail(error);
+        return handOver();
       }
-      const text =
-        "{" + (outcome ?? '"outcome":"pending"') +
-        ',"operations":[' + joined(operations, ",") +
-        '],"calls":[' + (calls.length === 0 ? "" : joined(calls, ",")) +
-        '],"logs":[' + (logs.length === 0 ? "" : joined(logs, ",")) +
-        '],"denials":' + (denials.length === 0 ? "[]" : stringify(denials)) + "}";
-      operations = [];
-      calls = [];
-      logs = [];
-      denials = [];
-      return text;
     },
   };
 })

@@ -88,7 +88,7 @@ class _FlushText(msgspec.Struct, frozen=True):
 class Usage:
     """What one call has used so far, over all its flushes."""
 
-    __slots__ = ("denials", "events", "host_calls", "last_call_id", "log_bytes", "mutations")
+    __slots__ = ("awaited", "denials", "events", "host_calls", "last_call_id", "log_bytes", "mutations")
 
     def __init__(self) -> None:
         self.host_calls: Counter[str] = Counter()
@@ -96,6 +96,8 @@ class Usage:
         self.events = 0
         self.log_bytes = 0
         self.denials = 0
+        self.awaited = 0
+        """Extension calls handed over and not answered yet."""
         self.last_call_id = 0
 
 
@@ -207,6 +209,7 @@ def _check_calls(calls: list[PendingCall], capabilities: CapabilitySet, usage: U
         if call.call_id <= usage.last_call_id or not bytes(call.args).lstrip().startswith(b"["):
             raise GuestError("the guest handed over a malformed extension call")
         usage.last_call_id = call.call_id
+        usage.awaited += 1
         usage.host_calls["ext_call"] += 1
 
 

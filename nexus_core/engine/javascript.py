@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nexus_core.engine import bindings
+from nexus_core.engine.call import GuestCall
 from nexus_core.engine.flush import FlushReader
 from nexus_core.engine.guest import Guest, signatures
 from nexus_core.engine.image import WASM_PAGE, HeapImage, ImageArena, decode_image, nonzero_pages
 from nexus_core.engine.wasm_engine import WasmEngine
-from nexus_core.errors import InternalError
+from nexus_core.errors import InternalError, LimitBreach, PermissionDenied, ResourceLimitExceeded
 from nexus_core.limits import KIB, MIB
 
 GUEST_SHA256 = "647ab11ae29cc6d39a6d17d3aa1e7a6a0b5fb9c44b4864475a18bc644f926050"
@@ -35,8 +36,10 @@ IMAGE_SIZES = tuple(MIB * size // 2 for size in (5, 10, 20, 40, 80, 160, 320, 64
 """Sizes of images, in bytes: few, so that an instance fits most handlers. Each is twice the one before."""
 
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.js")
+_BOOTSTRAP_RANDOM = Path(__file__).with_name("bootstrap_random.js")
 _ENTRIES = ("register", "registered", "reserve", "describe", "adopt", "invoke", "resume", "flush")
-_BREACHES = {"calls": "max_host_calls", "mutations": "max_state_mutations", "events": "max_events"}
+BREACHES = {"calls": "max_host_calls", "mutations": "max_state_mutations", "events": "max_events"}
+"""The limits whose breach the bootstrap reports, by its own word for each."""
 
 
 class ModuleFiles(Protocol):
@@ -54,6 +57,8 @@ class JavaScriptGuest(Guest):
 
     modules: ModuleFiles | None = None
     """Set only while a handler is being loaded; without it every import fails."""
+    call_in_progress: GuestCall | None = None
+    """What the guest may ask the host for now: nothing (None) while a handler is being loaded."""
     breach: str | None = None
     """The limit the guest reported as passed, which ended the run."""
     loader_error: Exception | None = None
@@ -89,10 +94,11 @@ class JavaScriptEngine:
         self._pre = engine.linker.instantiate_pre(self._module)
         self._pre_pointer = bindings.address(self._pre.ptr())
         self._signatures = signatures(self._module)
-        bootstrap = _BOOTSTRAP.read_text()
-        self.build = hashlib.sha256(f"{GUEST_SHA256} {IMAGE_SIZES} {bootstrap}".encode()).hexdigest()
+        bootstrap, random = _BOOTSTRAP.read_text(), _BOOTSTRAP_RANDOM.read_text()
+        build = f"{GUEST_SHA256} {IMAGE_SIZES} {bootstrap} {random}"
+        self.build = hashlib.sha256(build.encode()).hexdigest()
         """Names the guest build and the bootstrap: an image of another build does not fit."""
-        self.base = self._make_base(bootstrap)
+        self.base = self._make_base(bootstrap, random)
         self.flush_reader = FlushReader()
 
     def new_guest(self) -> JavaScriptGuest:
@@ -101,7 +107,11 @@ class JavaScriptEngine:
 
     def decode(self, data: bytes) -> HeapImage:
         """The image of a handler from a cache; raises ValueError when it does not fit."""
-        return decode_image(self.arena, self.base, data)
+        image = decode_image(self.arena, self.base, data)
+        # Handles are addresses the host writes to: all but the policy's digest are the base's own.
+        if image.handles != {**self.base.handles, "policy": image.handles.get("policy")}:
+            raise ValueError("the heap image was made over another base")
+        return image
 
     def picture(
         self,
@@ -120,12 +130,12 @@ class JavaScriptEngine:
             pages=pages,
         )
 
-    def _make_base(self, bootstrap: str) -> HeapImage:
+    def _make_base(self, bootstrap: str, random: str) -> HeapImage:
         guest = self.new_guest()
         try:
             guest.begin_short()
             guest.limit_memory(IMAGE_SIZES[-1])
-            handles = self._evaluate(guest, bootstrap)
+            handles = self._start(guest, bootstrap, random)
             handles |= {
                 "undefined": guest.call(guest.exports["new_undefined"]),
                 "input": guest.put(bytes(INPUT_BUFFER_BYTES)),
@@ -137,26 +147,30 @@ class JavaScriptEngine:
         finally:
             guest.close()
 
-    def _evaluate(self, guest: JavaScriptGuest, bootstrap: str) -> dict[str, int]:
+    def _start(self, guest: JavaScriptGuest, bootstrap: str, random: str) -> dict[str, int]:
+        """Run the bootstrap; the handles of its entry functions."""
         exports = guest.exports
-        source = bootstrap.encode()
-        out = guest.put(bytes(4))
-        if finish(guest.enter(exports["eval_code"], guest.put(source), len(source), out)) != STATUS_OK:
-            raise InternalError("the bootstrap does not load")
-        function = guest.word(out)
         breaches = guest.call(exports["new_object"])
-        for key, limit in _BREACHES.items():
+        for key, limit in BREACHES.items():
             name = f"breach:{limit}".encode()
             callee = guest.call(exports["new_function"], guest.put(name), len(name))
             guest.call(exports["set_prop"], breaches, guest.put(key.encode()), len(key), callee)
-        random = guest.call(exports["new_function"], guest.put(b"random"), 6)
-        arguments = guest.put(struct.pack("<2i", random, breaches))
-        undefined = guest.call(exports["new_undefined"])
-        started = guest.enter(exports["call_function"], function, undefined, arguments, 2, out)
+        host_random = guest.call(exports["new_function"], guest.put(b"random"), 6)
+        make_random, function = self._evaluate(guest, random), self._evaluate(guest, bootstrap)
+        arguments = guest.put(struct.pack("<3i", host_random, breaches, make_random))
+        undefined, out = guest.call(exports["new_undefined"]), guest.put(bytes(4))
+        started = guest.enter(exports["call_function"], function, undefined, arguments, 3, out)
         if finish(started) != STATUS_OK:
             raise InternalError("the bootstrap does not start")
         entries = guest.word(out)
         return {name: guest.property(entries, name) for name in _ENTRIES}
+
+    def _evaluate(self, guest: JavaScriptGuest, script: str) -> int:
+        source, out = script.encode(), guest.put(bytes(4))
+        status = finish(guest.enter(guest.exports["eval_code"], guest.put(source), len(source), out))
+        if status != STATUS_OK:
+            raise InternalError("the bootstrap does not load")
+        return guest.word(out)
 
     def _define_imports(self) -> None:
         define = self.engine.define
@@ -186,18 +200,32 @@ _HOST_CALL_FAILED = -1
 
 def _host_call(guest: Any, values: Any) -> int:
     """`host_call(name, name_len, this, argc, argv) -> handle`; the name is the guest's word."""
-    raw = bindings.RAW_WORDS
-    name = guest.read(values[0], min(values[raw], 64))
-    if name.startswith(b"breach:"):
-        guest.breach = name[7:].decode("ascii", "replace")
+    name = guest.read(values[0], min(values[bindings.RAW_WORDS], 64)).decode("ascii", "replace")
+    breach = name.removeprefix("breach:")
+    if breach != name and breach in BREACHES.values():
+        guest.breach = breach
         raise BreachReported
-    if name != b"random":
+    if name != "random" or guest.call_in_progress is None:
         return _HOST_CALL_FAILED
+    _admit_random(guest.call_in_progress)
     guest.begin_short()
     text = os.urandom(32).hex().encode()
     handle = guest.call(guest.exports["new_string"], guest.put(text), len(text))
     guest.resume_ticks()
     return handle or _HOST_CALL_FAILED
+
+
+def _admit_random(call: GuestCall) -> None:
+    """Check and count it here too: a handler can reach the bootstrap's functions and lie to them."""
+    if not call.policy.capabilities.allows("crypto", "random"):
+        raise PermissionDenied("the handler has no capability crypto:random", token="crypto:random")  # noqa: S106
+    counts, limit = call.usage.host_calls, call.policy.limits.max_host_calls
+    counts["random"] += 1
+    if counts.total() > limit:
+        raise ResourceLimitExceeded(
+            f"the handler used {limit + 1} of max_host_calls; the limit is {limit}",
+            LimitBreach("max_host_calls", limit, limit + 1),
+        )
 
 
 def _module_normalize(guest: Any, values: Any) -> int:

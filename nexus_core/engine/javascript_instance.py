@@ -30,6 +30,9 @@ from nexus_core.errors import (
 from nexus_core.limits import ENGINE_STACK_BYTES, ResourceLimits
 from nexus_core.result import AsyncResult
 
+_NO_MEMORY = ("out of memory", "out of memory in regexp execution")
+_NULL_THROWN = Thrown("Error", "null")
+
 Steps = Generator[None, None, Flush]
 """A run: yields at each epoch tick, ends with what the guest handed over."""
 
@@ -97,6 +100,7 @@ class JavaScriptInstance:
     def resume(self, results: Sequence[AsyncResult], call: GuestCall) -> Steps:
         """Deliver answers of extension calls to the waiting handler and run on."""
         self._hold_to(call)
+        call.usage.awaited -= len(results)
         text = b'[%s,"%s"]' % (msgspec.json.encode(results), os.urandom(16).hex().encode())
         return self._run("resume", text, call)
 
@@ -121,6 +125,7 @@ class JavaScriptInstance:
             return False
         self._guest.set_stack_pointer(image.stack_pointer)
         self._guest.breach = None
+        self._guest.call_in_progress = None
         return True
 
     def terminate(self) -> None:
@@ -136,6 +141,7 @@ class JavaScriptInstance:
     def _hold_to(self, call: GuestCall) -> ResourceLimits:
         """Set the guest's memory and stack limits to the call's."""
         limits = self._limits = call.policy.limits
+        self._guest.call_in_progress = call
         guest, top = self._guest, self._attached().stack_pointer
         guest.limit_memory(limits.memory_limit_bytes)
         guest.set_stack_pointer(top - (ENGINE_STACK_BYTES - limits.stack_size_bytes))
@@ -154,11 +160,11 @@ class JavaScriptInstance:
             guest.begin()
             yield from self._enter(handles[entry], argument)
             yield from guest.enter(self._run_jobs)
-            data = self._text_of((yield from self._enter(handles["flush"])))
+            data = yield from self._text_of((yield from self._enter(handles["flush"])))
         except (EngineFault, BreachReported) as fault:
             self._explain(fault)
         flush = self._reader.read(data, call.policy.capabilities, call.policy.limits, call.usage)
-        self._check_exhaustion(flush.thrown)
+        self._check_exhaustion(flush, call)
         return flush
 
     def _string(self, text: bytes) -> Generator[None, None, int]:
@@ -194,12 +200,13 @@ class JavaScriptInstance:
             self._memory_breach()
         return self._result.value
 
-    def _text_of(self, handle: int) -> bytes:
-        """The UTF-8 of a guest string."""
+    def _text_of(self, handle: int) -> Generator[None, None, bytes]:
+        """The UTF-8 of a guest string; it can be as large as the memory, so this takes ticks too."""
         guest = self._guest
+        if (yield from guest.enter(self._get_string, handle)) != STATUS_OK:
+            # The bootstrap returns nothing but strings: there was no memory for the copy.
+            self._memory_breach()
         guest.begin_short()
-        if guest.call(self._get_string, handle) != STATUS_OK:
-            raise GuestError("the guest handed over no text")
         return guest.read(guest.call(self._last_pointer), guest.call(self._last_length))
 
     def _explain(self, fault: Exception) -> NoReturn:
@@ -226,9 +233,14 @@ class JavaScriptInstance:
     def _near_memory_limit(self) -> bool:
         return self._guest.memory_size + 4 * WASM_PAGE > self._limits.memory_limit_bytes
 
-    def _check_exhaustion(self, thrown: Thrown) -> None:
-        """Turn the guest's own errors of exhaustion into the limits they stand for."""
-        if thrown.name == "InternalError" and thrown.message == "out of memory":
+    def _check_exhaustion(self, flush: Flush, call: GuestCall) -> None:
+        """Turn the guest's own signs of exhaustion into the limits they stand for."""
+        thrown = flush.thrown
+        if thrown.name in ("InternalError", "SyntaxError") and thrown.message in _NO_MEMORY:
+            self._memory_breach()
+        # With no memory left even for an error object, null is thrown, or a job is lost half done.
+        lost = flush.outcome == "pending" and not call.usage.awaited
+        if (lost or thrown == _NULL_THROWN) and self._near_memory_limit():
             self._memory_breach()
         if thrown.name in ("InternalError", "RangeError") and thrown.message in (
             "stack overflow",
