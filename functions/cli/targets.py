@@ -65,11 +65,7 @@ def _registered(name: str, registry: HandlerRegistry, config: RuntimeConfig) -> 
 
 
 def _at_path(path: Path, config: RuntimeConfig) -> Target:
-    # Served handlers are taken as they are served: the registry sees what one file alone does not show.
-    if path.resolve().parent == config.handlers_dir.resolve():
-        registry = HandlerRegistry(config.handlers_dir, config.limits)
-        if path.stem in registry.names():
-            return Target(path.stem, path, _outcome(path.stem, registry))
+    # Only this handler is read, also in the handlers folder: the others would cost more than the call.
     try:
         return Target(path.stem, path, load_handler(path, config.limits))
     except InvalidHandler as error:
