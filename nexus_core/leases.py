@@ -10,7 +10,7 @@ import msgspec
 
 from nexus_core.engine.heap import HeapDelta
 from nexus_core.engine.image import HeapImage
-from nexus_core.engine.javascript_instance import JavaScriptInstance as WasmInstance
+from nexus_core.engine.instance import WasmInstance
 from nexus_core.errors import NexusError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from nexus_core.engine.image import HeapImage
-from nexus_core.engine.javascript_instance import JavaScriptInstance as WasmInstance
+from nexus_core.engine.instance import WasmInstance
 from nexus_core.errors import InternalError, PoolExhausted, SuspensionNotFound
 from nexus_core.leases import InstanceState, PooledInstance, PoolSettings, Slot
 from nexus_core.metrics import MetricsCollector
@@ -101,19 +101,20 @@ class InstancePool:
 
     # ---- acquire and release -----------------------------------------------------------------
 
-    async def acquire(self, image: HeapImage) -> PooledInstance:
+    async def acquire(self, image: HeapImage, within: float | None = None) -> PooledInstance:
         """A lease on an instance with `image` attached.
 
         In this order: a free instance that has the image, another free one, a new one, the instance
         of a sleeping call, and else a place in the line. Raises `PoolExhausted` when the line is
-        full, the wait too long, or the pool is shutting down.
+        full, the wait too long (past the acquire timeout or `within` seconds), or the pool is
+        shutting down.
         """
         started = time.perf_counter()
-        slot = await self._reserve(image, returning=False)
+        slot = await self._reserve(image, within, returning=False)
         self._metrics.observe_pool_wait(time.perf_counter() - started)
         return self._prepare(slot, image)
 
-    async def _reserve(self, image: HeapImage, *, returning: bool) -> Slot:
+    async def _reserve(self, image: HeapImage, within: float | None, *, returning: bool) -> Slot:
         ledger = self._ledger
         with self._deciding:
             if self._closed or (self._closing and not returning):
@@ -121,12 +122,13 @@ class InstancePool:
             # Nobody passes those who wait.
             slot = None if ledger.line else ledger.take(image, returning=returning)
             place = slot or ledger.join_line(image, returning=returning)
-        return await self._wait(place) if isinstance(place, Waiter) else place
+        return await self._wait(place, within) if isinstance(place, Waiter) else place
 
-    async def _wait(self, waiter: Waiter) -> Slot:
-        seconds = None if waiter.returning else self._settings.acquire_timeout_seconds
+    async def _wait(self, waiter: Waiter, within: float | None) -> Slot:
+        bounds = [] if waiter.returning else [self._settings.acquire_timeout_seconds]
+        bounds += [] if within is None else [within]
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(bounds, default=None)):
                 return await waiter.future
         except BaseException as error:
             with self._deciding:
@@ -134,9 +136,10 @@ class InstancePool:
             if (slot := waiter.given) is not None:
                 # It came in the moment of giving up: it goes to the next in line.
                 self._hand_over(slot)
-            if seconds is not None and isinstance(error, TimeoutError):
-                text = f"no instance came free within acquire_timeout_ms ({seconds * 1000:.0f})"
-                raise PoolExhausted(text) from None
+            if isinstance(error, TimeoutError):
+                bound = "the call's time" if within == min(bounds) else "acquire_timeout_ms"
+                milliseconds = min(bounds) * 1000
+                raise PoolExhausted(f"no instance came free within {bound} ({milliseconds:.0f})") from None
             raise
 
     def _prepare(self, slot: Slot, image: HeapImage) -> PooledInstance:
@@ -194,11 +197,11 @@ class InstancePool:
             raise SuspensionNotFound(f"no suspended call has the id {call_id[:100]!r}")
         return lease
 
-    async def unpark(self, call_id: str) -> PooledInstance:
+    async def unpark(self, call_id: str, within: float | None = None) -> PooledInstance:
         """Wake a call: its lease with an instance again, its own or another with its pages restored.
 
         It waits in the line as long as it must, also while the pool shuts down: the call is half
-        done. Raises `PoolExhausted` when the pool has closed meanwhile.
+        done. Raises `PoolExhausted` when `within` seconds passed, or the pool has closed meanwhile.
         """
         lease = self.get_suspended(call_id)
         self._wake(lease)
@@ -208,7 +211,7 @@ class InstancePool:
         try:
             if saved is None:
                 raise InternalError("the memory of the sleeping call could not be saved")
-            fresh = self._prepare(await self._reserve(lease.image, returning=True), lease.image)
+            fresh = self._prepare(await self._reserve(lease.image, within, returning=True), lease.image)
             lease.slot, fresh.slot = fresh.slot, None
             lease.instance.restore(saved)
         finally:

@@ -11,9 +11,10 @@ import msgspec
 
 from nexus_core.engine.bindings import EngineFault, GuestTrap, TrapCode
 from nexus_core.engine.call import GuestCall
-from nexus_core.engine.flush import Flush, Thrown
+from nexus_core.engine.flush import Flush
 from nexus_core.engine.heap import AttachedHeap, HeapDelta
-from nexus_core.engine.image import WASM_PAGE, HeapImage
+from nexus_core.engine.image import HeapImage
+from nexus_core.engine.instance import Steps
 from nexus_core.engine.javascript import (
     INPUT_BUFFER_BYTES,
     STATUS_OK,
@@ -29,12 +30,6 @@ from nexus_core.errors import (
 )
 from nexus_core.limits import ENGINE_STACK_BYTES, ResourceLimits
 from nexus_core.result import AsyncResult
-
-_NO_MEMORY = ("out of memory", "out of memory in regexp execution")
-_NULL_THROWN = Thrown("Error", "null")
-
-Steps = Generator[None, None, Flush]
-"""A run: yields at each epoch tick, ends with what the guest handed over."""
 
 
 class JavaScriptInstance:
@@ -61,6 +56,11 @@ class JavaScriptInstance:
     @property
     def memory_used(self) -> int:
         """Bytes of linear memory now. It never shrinks during a call, so this is the peak too."""
+        return self._guest.memory_size
+
+    @property
+    def memory_peak(self) -> int:
+        """The same: a guest's memory never shrinks while a call runs."""
         return self._guest.memory_size
 
     def fits(self, image: HeapImage) -> bool:
@@ -226,21 +226,16 @@ class JavaScriptInstance:
                 LimitBreach("stack_size_bytes", limits.stack_size_bytes, limits.stack_size_bytes + 1),
             ) from None
         # The guest's Rust side aborts when it gets no memory.
-        if code is TrapCode.UNREACHABLE and self._near_memory_limit():
+        if code is TrapCode.UNREACHABLE and self._guest.near(limits.memory_limit_bytes):
             self._memory_breach()
         raise GuestError("the handler's sandbox trapped", name="Trap") from fault
 
-    def _near_memory_limit(self) -> bool:
-        return self._guest.memory_size + 4 * WASM_PAGE > self._limits.memory_limit_bytes
-
     def _check_exhaustion(self, flush: Flush, call: GuestCall) -> None:
         """Turn the guest's own signs of exhaustion into the limits they stand for."""
-        thrown = flush.thrown
-        if thrown.name in ("InternalError", "SyntaxError") and thrown.message in _NO_MEMORY:
-            self._memory_breach()
-        # With no memory left even for an error object, null is thrown, or a job is lost half done.
-        lost = flush.outcome == "pending" and not call.usage.awaited
-        if (lost or thrown == _NULL_THROWN) and self._near_memory_limit():
+        thrown, limit = flush.thrown, self._limits.memory_limit_bytes
+        # A job that gets no memory is lost half done, and then nothing settles any more.
+        lost = flush.outcome == "pending" and not call.usage.awaited and self._guest.near(limit)
+        if lost or self._guest.lacked_memory(thrown, limit):
             self._memory_breach()
         if thrown.name in ("InternalError", "RangeError") and thrown.message in (
             "stack overflow",
