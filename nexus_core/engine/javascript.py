@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from nexus_core.engine import bindings
 from nexus_core.engine.call import GuestCall
-from nexus_core.engine.flush import FlushReader
+from nexus_core.engine.flush import FlushReader, Thrown
 from nexus_core.engine.guest import Guest, signatures
 from nexus_core.engine.image import WASM_PAGE, HeapImage, ImageArena, decode_image, nonzero_pages
 from nexus_core.engine.wasm_engine import WasmEngine
@@ -70,6 +70,17 @@ class JavaScriptGuest(Guest):
         if place:
             self.write(place, data)
         return place
+
+    def near(self, limit: int) -> bool:
+        """Whether memory has grown so near `limit` bytes that one more request can fail."""
+        return self.memory_size + 4 * WASM_PAGE > limit
+
+    def lacked_memory(self, thrown: Thrown, limit: int) -> bool:
+        """Whether what was thrown is the guest's sign that it got no memory."""
+        if thrown.name in ("InternalError", "SyntaxError"):
+            return thrown.message in ("out of memory", "out of memory in regexp execution")
+        # With no memory left even for an error object, null is thrown.
+        return thrown.name == "Error" and thrown.message == "null" and self.near(limit)
 
     def word(self, place: int) -> int:
         """The i32 at a guest address."""

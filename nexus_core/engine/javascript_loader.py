@@ -11,7 +11,7 @@ from nexus_core.engine.bindings import GuestTrap, TrapCode
 from nexus_core.engine.call import CallPolicy
 from nexus_core.engine.flush import Thrown
 from nexus_core.engine.heap import AttachedHeap
-from nexus_core.engine.image import HeapImage
+from nexus_core.engine.image import WASM_PAGE, HeapImage
 from nexus_core.engine.javascript import (
     STATUS_OK,
     JavaScriptEngine,
@@ -25,10 +25,11 @@ from nexus_core.limits import KIB
 _LEAST_HEADROOM = 512 * KIB
 """Free heap an image has at least, so that ordinary calls do not grow memory."""
 
-_ALLOCATOR_SLACK = 128 * KIB
-"""What the guest's allocator may take beyond a request: it grows by whole wasm pages."""
+_FILLING_STEP = 8 * KIB
+_MOST_FILLINGS = 50
+"""One or two do; handlers that tampered with their heap's shape get by with less of it."""
 
-_PROMISE_PENDING, _PROMISE_FULFILLED = 0, 1
+_PROMISE_FULFILLED, _PROMISE_REJECTED = 1, 2
 _REGISTER = "__nexus_register"
 
 
@@ -65,10 +66,11 @@ class JavaScriptLoader:
             guest.begin()
             try:
                 yield from self._load()
+                # The handler's code has run: from here on it may have changed what the bootstrap meets.
+                yield from self._ask("adopt", self._string(self._policy.text))
+                yield from self._reserve(memory_limit, least_size)
             except GuestTrap as trap:
-                raise _trapped(trap) from trap
-            yield from self._ask("adopt", self._string(self._policy.text))
-            yield from self._reserve(memory_limit, least_size)
+                raise self._trapped(trap) from trap
             pages = heap.save(guest.memory_size).pages
             return self._engine.picture(guest, base, pages, {"policy": self._policy.digest})
         finally:
@@ -77,7 +79,8 @@ class JavaScriptLoader:
 
     def _load(self) -> Generator[None, None, None]:
         guest, exports, handles = self._guest, self._guest.exports, self._engine.base.handles
-        source = f'import * as handler from "./{self._entry}";\nglobalThis.{_REGISTER}(handler);\n'.encode()
+        entry = msgspec.json.encode(f"./{self._entry}").decode()
+        source = f"import * as handler from {entry};\nglobalThis.{_REGISTER}(handler);\n".encode()
         guest.begin_short()
         world = guest.call(exports["global_object"])
         name = guest.put(_REGISTER.encode())
@@ -85,7 +88,7 @@ class JavaScriptLoader:
         place, main, out = guest.put(source), guest.put(b"nexus:main"), handles["out"]
         guest.modules = self._modules
         guest.begin()
-        status = yield from guest.enter(exports["eval_module"], place, len(source), main, 10, out)
+        status = yield from guest.enter(exports["eval_module_async"], place, len(source), main, 10, out)
         if status != STATUS_OK:
             yield from self._fail_with_exception()
         evaluation = guest.word(out)
@@ -99,16 +102,19 @@ class JavaScriptLoader:
 
     def _check_settled(self, evaluation: int) -> Generator[None, None, None]:
         guest, exports, out = self._guest, self._guest.exports, self._engine.base.handles["out"]
-        status = yield from guest.enter(exports["promise_state"], evaluation, out)
+        yield from guest.enter(exports["promise_state"], evaluation, out)
         state = guest.word(out)
-        if status == STATUS_OK and state not in (_PROMISE_PENDING, _PROMISE_FULFILLED):
+        if state == _PROMISE_REJECTED:
             yield from guest.enter(exports["promise_result"], evaluation, out)
             yield from self._fail_with(guest.word(out))
-        registered = yield from self._ask("registered")
-        if registered != b"true":
+        if state != _PROMISE_FULFILLED:
+            if guest.near(self._policy.limits.memory_limit_bytes):
+                raise self._memory_breach()
             raise LoadFailed(
                 Thrown("Error", "the module never finished loading: a top-level await does not settle")
             )
+        if (yield from self._ask("registered")) != b"true":
+            raise LoadFailed(Thrown("Error", "the module took away what takes its default export"))
 
     def _fail_with_exception(self) -> Generator[None, None, None]:
         out = self._engine.base.handles["out"]
@@ -123,7 +129,9 @@ class JavaScriptLoader:
             described = msgspec.json.decode(text, type=Thrown)
         except (msgspec.MsgspecError, UnicodeError):
             described = Thrown("Error", "the handler failed to load")
-        raise LoadFailed(described)
+        if self._guest.lacked_memory(described, self._policy.limits.memory_limit_bytes):
+            raise self._memory_breach()
+        raise LoadFailed(described.cut())
 
     def _ask(self, entry: str, *arguments: int) -> Generator[None, None, bytes]:
         """Call a bootstrap function and read the text it returns."""
@@ -151,17 +159,29 @@ class JavaScriptLoader:
         """Leave free heap, and round the memory up to one of the few sizes of images."""
         guest, exports = self._guest, self._guest.exports
         yield from guest.enter(exports["run_gc"])
-        size = image_size_for(guest.memory_size + _LEAST_HEADROOM, least_size)
+        needed = guest.memory_size + _LEAST_HEADROOM
+        size = image_size_for(needed, least_size)
         if size is None or size > memory_limit:
-            raise MemoryLimitExceeded(
-                f"the loaded handler needs more than memory_limit_bytes ({memory_limit})",
-                LimitBreach("memory_limit_bytes", memory_limit, size or guest.memory_size),
-            )
-        room = size - guest.memory_size - _ALLOCATOR_SLACK
+            size = memory_limit // WASM_PAGE * WASM_PAGE
+            if size < needed:
+                raise self._memory_breach()
         guest.limit_memory(size)
-        yield from self._ask("reserve", self._string(str(room).encode()))
+        yield from self._fill(size)
         yield from guest.enter(exports["run_gc"])
         guest.grow_memory(size)
+
+    def _fill(self, size: int) -> Generator[None, None, None]:
+        """Let the guest's own allocator grow the memory to its last page.
+
+        It cannot use what the host adds beside it, and aborts when memory runs out behind such a gap.
+        """
+        guest = self._guest
+        room = size - guest.memory_size
+        for _ in range(_MOST_FILLINGS):
+            if guest.memory_size == size:
+                return
+            had = yield from self._ask("reserve", self._string(b"%d" % room))
+            room += size - guest.memory_size if had else -_FILLING_STEP
 
     def _string(self, data: bytes) -> int:
         guest = self._guest
@@ -170,8 +190,19 @@ class JavaScriptLoader:
         guest.begin()
         return handle
 
+    def _memory_breach(self) -> MemoryLimitExceeded:
+        limit = self._policy.limits.memory_limit_bytes
+        return MemoryLimitExceeded(
+            f"the handler needed more than memory_limit_bytes ({limit}) while it was loaded",
+            LimitBreach("memory_limit_bytes", limit, max(limit + 1, self._guest.memory_size)),
+        )
 
-def _trapped(trap: GuestTrap) -> NexusError:
-    if trap.code in (TrapCode.STACK_OVERFLOW, TrapCode.MEMORY_OUT_OF_BOUNDS):
-        return CompilationError("the handler recursed too deeply while it was loaded", name="StackOverflow")
-    return CompilationError("the handler's sandbox trapped while it was loaded", name="Trap")
+    def _trapped(self, trap: GuestTrap) -> NexusError:
+        if trap.code in (TrapCode.STACK_OVERFLOW, TrapCode.MEMORY_OUT_OF_BOUNDS):
+            return CompilationError(
+                "the handler recursed too deeply while it was loaded", name="StackOverflow"
+            )
+        # The guest's Rust side aborts when it gets no memory.
+        if trap.code is TrapCode.UNREACHABLE and self._guest.near(self._policy.limits.memory_limit_bytes):
+            return self._memory_breach()
+        return CompilationError("the handler's sandbox trapped while it was loaded", name="Trap")

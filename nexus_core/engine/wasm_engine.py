@@ -23,7 +23,10 @@ from nexus_core.limits import ENGINE_STACK_BYTES, MIB
 if TYPE_CHECKING:
     from nexus_core.engine.guest import Guest
 
-_FIBER_STACK_BYTES = 2 * MIB
+_WASM_STACK_BYTES = 4 * ENGINE_STACK_BYTES
+"""Machine code keeps about four bytes here for each byte a guest keeps on the stack in its own memory,
+and that one is what `stack_size_bytes` measures: it must be the one that ends first."""
+_FIBER_STACK_BYTES = _WASM_STACK_BYTES + MIB
 """A fiber holds the wasm stack and, inside host callbacks, Python's own frames above it."""
 
 HostFunction = Callable[["Guest", Any], int]
@@ -116,7 +119,7 @@ class WasmEngine:
 def _configuration() -> wasmtime.Config:
     config = wasmtime.Config()
     config.epoch_interruption = True
-    raw.wasmtime_config_max_wasm_stack_set(config.ptr(), ENGINE_STACK_BYTES)
+    raw.wasmtime_config_max_wasm_stack_set(config.ptr(), _WASM_STACK_BYTES)
     raw.wasmtime_config_async_stack_size_set(config.ptr(), _FIBER_STACK_BYTES)
     # Images are mapped over the memory's address, so it must never move.
     raw.wasmtime_config_memory_may_move_set(config.ptr(), False)
