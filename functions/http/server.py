@@ -12,7 +12,7 @@ import logging
 import math
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,7 @@ from nexus_core.build import build_runtime
 from nexus_core.config import ConfigError, RuntimeConfig
 from nexus_core.logs import configure_logging
 from nexus_core.metrics import prepare_multiprocess_dir
+from nexus_core.runtime import Runtime
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +38,17 @@ _KEEP_ALIVE_SECONDS: Final = 75
 # A worker that was told to stop has this long beside `shutdown_timeout_ms` before it is killed.
 _STOP_MARGIN_SECONDS: Final = 5.0
 
+BuildRuntime = Callable[..., Runtime]
+"""Called with the configuration and `metrics_dir`, as `build_runtime` is."""
+
 Address = tuple[socket.AddressFamily, Any]
 """A family, and an address of it as `socket.bind` takes it."""
 
 
-def serve(config: RuntimeConfig) -> int:
+def serve(config: RuntimeConfig, *, build: BuildRuntime = build_runtime) -> int:
     """Serve until SIGTERM or SIGINT, let running calls finish, and return the exit code (0: all went well).
+
+    `build` makes the runtime of each worker, in the worker's own process.
 
     Call it in the main thread of a process that runs no others. Raises `ConfigError`, before anything
     is listening, for an address that needs tokens or cannot be had.
@@ -56,7 +62,8 @@ def serve(config: RuntimeConfig) -> int:
         _log.info("serving: address=%s port=%d workers=%d", config.host, config.port, config.workers)
 
         def work(index: int) -> int:
-            return _work(config, sockets, index, metrics_dir, local_only=local_only)
+            runtime = build(config, metrics_dir=metrics_dir)
+            return _work(runtime, sockets, index, local_only=local_only)
 
         if config.workers == 1:
             return work(0)
@@ -120,10 +127,9 @@ def _bound(address: Address, *, shared: bool) -> socket.socket:
 
 
 def _work(
-    config: RuntimeConfig,
+    runtime: Runtime,
     sockets: Sequence[socket.socket],
     index: int,
-    metrics_dir: Path | None,
     *,
     local_only: bool,
 ) -> int:
@@ -131,7 +137,7 @@ def _work(
     for other, unused in enumerate(sockets):
         if other != index:
             unused.close()
-    runtime = build_runtime(config, metrics_dir=metrics_dir)
+    config = runtime.config
     server = _Server(
         uvicorn.Config(
             build_application(runtime, local_only=local_only),

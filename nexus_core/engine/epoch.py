@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from ctypes import c_void_p
+
+import wasmtime
 
 from nexus_core.engine import bindings
 
@@ -21,8 +22,10 @@ class EpochTicker:
     safe from any thread: a lost increment is another thread's increment, which keeps it awake too.
     """
 
-    def __init__(self, engine: c_void_p) -> None:
-        self._engine = engine
+    def __init__(self, engine: wasmtime.Engine) -> None:
+        # Kept, so that it is not freed under the thread.
+        self._owner = engine
+        self._engine = bindings.address(engine.ptr())
         self._touches = 0
         self._running = 0
         self._lock = threading.Lock()
@@ -73,8 +76,8 @@ class EpochTicker:
                 continue
             idle = 0
             self._wake.clear()
-            # A call between the test above and the clear saw the event set and wakes nobody.
-            if self._touches != seen:
+            # A call or a close between the test above and the clear saw the event set and wakes nobody.
+            if self._touches != seen or self._stopping:
                 self._wake.set()
             self._wake.wait()
 

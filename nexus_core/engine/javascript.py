@@ -29,6 +29,9 @@ GUEST_SHA256 = "647ab11ae29cc6d39a6d17d3aa1e7a6a0b5fb9c44b4864475a18bc644f926050
 STATUS_OK = 0
 STATUS_JS_ERROR = 1
 
+MOST_JOBS_AT_ONCE = 100_000
+"""The guest's `execute_pending_jobs` stops after so many, and returns how many it ran."""
+
 INPUT_BUFFER_BYTES = 64 * KIB
 """Room for a call's input inside the image; a longer input is allocated per call."""
 

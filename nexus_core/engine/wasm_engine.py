@@ -55,7 +55,7 @@ class WasmEngine:
     def __init__(self, code_cache: CodeCache) -> None:
         self.engine = wasmtime.Engine(_configuration())
         self.pointer = bindings.address(self.engine.ptr())
-        self.ticker = EpochTicker(self.pointer)
+        self.ticker = EpochTicker(self.engine)
         self.linker = wasmtime.Linker(self.engine)
         self.linker.define_wasi()
         self.current = Current()

@@ -87,7 +87,7 @@ async def test_a_run_no_thread_takes_is_unwound(wasm_engine: WasmEngine, threads
 
 async def test_the_ticker_is_let_go(wasm_engine: WasmEngine, threads: ThreadPoolExecutor) -> None:
     """Each run that went to a thread gives its hold on the ticker back, whatever its end."""
-    ticker = EpochTicker(wasm_engine.pointer)
+    ticker = EpochTicker(wasm_engine.engine)
     run = Run(3)
     run.gate.set()
     await drive(run.steps(), TimeBudget(GENEROUS_MS, 0), ticker, threads)
