@@ -14,6 +14,7 @@ import msgspec
 
 from nexus_core.engine import bindings
 from nexus_core.engine.image import PAGE, HeapImage, HotContents
+from nexus_core.limits import MIB
 
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _FIXED = 0x10
@@ -22,6 +23,11 @@ _RANDOM = c_int(1)
 """`MADV_RANDOM`: here only a mark that keeps neighbouring mappings apart."""
 _DONTNEED = c_int(4)
 """`MADV_DONTNEED` of madvise(2): the next touch finds the file's page again."""
+
+_MAPPED = 1 << 62
+"""An entry of /proc/self/pagemap at least this large is a page in memory or in swap."""
+_MOST_WATCHED = 8 * MIB
+"""Watching takes a mapping per page, of which Linux allows a process 65,530 in all."""
 
 
 class MappingFailed(OSError):
@@ -57,15 +63,19 @@ class AttachedHeap:
         `learn`: let the first calls show which pages they touch, if the image does not know yet.
         """
         self.image = None
+        self._lay(image)
+        self.image = image
+        self._watching = learn and image.hot.learning and image.memory_size <= _MOST_WATCHED
+        if self._watching and not self._split_mappings(image.memory_size):
+            self._watching = False
+            self._lay(image)
+        self._plan(image)
+
+    def _lay(self, image: HeapImage) -> None:
         self._map(0, image.memory_size, -1, 0)
         for layer in (image.base, image):
             for stretch in layer.stretches if layer else ():
                 self._map(stretch.start, stretch.length, image.arena.descriptor, stretch.offset)
-        self.image = image
-        self._watching = learn and image.hot.learning
-        if self._watching:
-            self._split_mappings(image.memory_size)
-        self._plan(image)
 
     def reset(self) -> None:
         """Make every byte equal the image again: copy the hot pages back, drop all others."""
@@ -115,19 +125,29 @@ class AttachedHeap:
             if memory[start : start + PAGE] != contents[start : start + PAGE]
         )
 
-    def _split_mappings(self, length: int) -> None:
-        """Make every page a mapping of its own, so that the kernel maps no neighbours with a touched page."""
-        for start in range(PAGE, length, 2 * PAGE):
-            self._advise(start, PAGE, _RANDOM)
+    def _split_mappings(self, length: int) -> bool:
+        """Make every page a mapping of its own, so that the kernel maps no neighbours with a touched page.
+
+        False when the process has too many mappings for that: then the call teaches nothing.
+        """
+        try:
+            for start in range(PAGE, length, 2 * PAGE):
+                self._advise(start, PAGE, _RANDOM)
+        except MappingFailed:
+            return False
+        return True
 
     def _touched_pages(self, length: int) -> frozenset[int]:
         """At least the pages written since the image was attached, as the kernel knows them."""
+        count = length // PAGE
         try:
             with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
-                entries = array("Q", os.pread(pagemap.fileno(), length // PAGE * 8, self.address // PAGE * 8))
+                entries = array("Q", os.pread(pagemap.fileno(), count * 8, self.address // PAGE * 8))
         except OSError:
-            return frozenset(range(length // PAGE))
-        return frozenset(number for number, entry in enumerate(entries) if entry >> 62)
+            entries = array("Q")
+        # Where the kernel does not tell of all of them, each may be touched.
+        entries.extend([_MAPPED] * (count - len(entries)))
+        return frozenset(number for number, entry in enumerate(entries) if entry >= _MAPPED)
 
     def _drop(self, start: int, length: int) -> None:
         self._advise(start, length, _DONTNEED)

@@ -18,6 +18,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from nexus_core.limits import MAX_GUEST_MEMORY_BYTES
+
 PAGE = mmap.PAGESIZE
 WASM_PAGE = 65536
 _ZERO_PAGE = bytes(PAGE)
@@ -166,13 +168,20 @@ def decode_image(arena: ImageArena, base: HeapImage | None, data: bytes) -> Heap
     """Read an encoded image whose digest was checked; raises ValueError when it does not fit this process."""
     try:
         stored = msgspec.msgpack.decode(data, type=_StoredImage)
-        pages = zlib.decompress(stored.pages)
-    except (msgspec.MsgspecError, zlib.error) as error:
+        size = PAGE * len(stored.page_numbers)
+        # Unpacking ends one byte later, which shows that there is more than there should be.
+        pages = zlib.decompressobj().decompress(stored.pages, size + 1)
+    except (msgspec.MsgspecError, zlib.error, UnicodeError) as error:
         raise ValueError(f"not a heap image: {error}") from error
-    if stored.page_size != PAGE or len(pages) != PAGE * len(stored.page_numbers):
+    if stored.page_size != PAGE or len(pages) != size:
         raise ValueError(f"heap image has pages of {stored.page_size} bytes; this host's have {PAGE}")
+    least = base.memory_size if base else WASM_PAGE
+    if stored.memory_size % WASM_PAGE or not least <= stored.memory_size <= MAX_GUEST_MEMORY_BYTES:
+        raise ValueError(f"heap image has an impossible memory of {stored.memory_size} bytes")
     if any(not 0 <= number < stored.memory_size // PAGE for number in stored.page_numbers):
         raise ValueError("heap image has a page outside its memory")
+    if not 0 <= stored.stack_pointer <= stored.memory_size:
+        raise ValueError("heap image has a stack outside its memory")
     return HeapImage(
         arena,
         base=base,
