@@ -10,7 +10,7 @@ from nexus_core.caches.disk import DiskCache
 from nexus_core.caches.memory import MemoryCache
 from nexus_core.caches.seed import SeedCache
 from nexus_core.caches.tiers import TieredCache
-from nexus_core.compiler import HandlerCompiler
+from nexus_core.compiler import MOST_COMPILES, HandlerCompiler
 from nexus_core.config import RuntimeConfig
 from nexus_core.engine.image import HeapImage, ImageArena
 from nexus_core.engine.javascript_kind import JavaScriptKind
@@ -39,7 +39,7 @@ def build_runtime(
     engine = WasmEngine(cache)
     arena = ImageArena()
     kind = JavaScriptKind(engine, arena)
-    threads = ThreadPoolExecutor(config.max_instances + 2, thread_name_prefix="nexus-guest")
+    threads = ThreadPoolExecutor(config.max_instances + MOST_COMPILES, thread_name_prefix="nexus-guest")
     memory: MemoryCache[str, HeapImage] = MemoryCache(config.max_cache_size_bytes, lambda image: image.size)
     pool = InstancePool(kind.new_instance, _pool_settings(config), metrics)
     state_store = open_state_store(config.store_url)
@@ -90,4 +90,8 @@ def _pool_settings(config: RuntimeConfig) -> PoolSettings:
         acquire_timeout_seconds=config.acquire_timeout_ms / 1000,
         idle_timeout_seconds=config.idle_timeout_ms / 1000,
         max_total_memory_bytes=config.max_total_memory_bytes,
+        # With no budget of memory, sleeping calls may hold as much as running ones can.
+        max_saved_bytes=0
+        if config.max_total_memory_bytes
+        else config.max_instances * config.limits.memory_limit_bytes,
     )

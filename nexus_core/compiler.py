@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from concurrent.futures import Executor
@@ -19,6 +20,9 @@ from nexus_core.engine.javascript_kind import JavaScriptKind
 from nexus_core.errors import GuestError, NexusError
 from nexus_core.handler_source import HandlerSource
 from nexus_core.metrics import MetricsCollector
+
+MOST_COMPILES = 2
+"""Handlers compiled at once; each takes a guest of its own, and a thread when it is slow."""
 
 _GROWTHS_BEFORE_ROOM = 3
 """Calls that outgrow an image before the handler gets a roomier one."""
@@ -77,6 +81,7 @@ class HandlerCompiler:
         self._metrics = metrics
         self._flights: SingleFlight[str, tuple[HeapImage, bool]] = SingleFlight()
         self._plans: dict[str, _Plan] = {}
+        self._compiling = asyncio.Semaphore(MOST_COMPILES)
 
     async def get(self, source: HandlerSource) -> tuple[CompiledHandler, bool, int | None]:
         """(compiled, found in a cache, microseconds it took; None when it was in memory).
@@ -137,9 +142,11 @@ class HandlerCompiler:
     async def _compile(self, source: HandlerSource, least_size: int) -> HeapImage:
         manifest = source.manifest
         policy = CallPolicy(source.name, manifest.capabilities, manifest.limits, manifest.env)
-        budget = TimeBudget(manifest.limits.timeout_ms, manifest.limits.cpu_ms)
-        steps = self._kind.compile(source.entry, source.files, policy, least_size)
-        return await drive(steps, budget, self._ticker, self._threads)
+        # Bounded, so that handlers which load for ever take neither the memory nor the threads of calls.
+        async with self._compiling:
+            budget = TimeBudget(manifest.limits.timeout_ms, manifest.limits.cpu_ms)
+            steps = self._kind.compile(source.entry, source.files, policy, least_size)
+            return await drive(steps, budget, self._ticker, self._threads)
 
     def _keep(self, key: str, image: HeapImage) -> None:
         self._memory.put(key, image)
