@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -16,8 +17,9 @@ from nexus_core.engine.call import CallPolicy, GuestCall
 from nexus_core.engine.driver import TimeBudget, drive
 from nexus_core.engine.epoch import EpochTicker
 from nexus_core.engine.flush import Flush, Usage
-from nexus_core.errors import GuestError, PermissionDenied
+from nexus_core.errors import GuestError, PermissionDenied, PoolExhausted
 from nexus_core.extensions.base import ExtensionCall, ExtensionError
+from nexus_core.pending_calls import PendingCalls
 from nexus_core.pool import InstancePool, PooledInstance
 from nexus_core.result import AsyncResult, EmittedEvent, LogRecord, PendingCall, StateMutation, ViewCommand
 
@@ -51,7 +53,7 @@ class Invocation:
         self._context = context
         self._policy = _policy_of(compiled, context)
         self._version = 0
-        self._answers: dict[asyncio.Task[AsyncResult], int] = {}
+        self._pending = PendingCalls()
         self.budget = TimeBudget(self._policy.limits.timeout_ms, self._policy.limits.cpu_ms)
         self.usage = Usage()
         self.mutations: list[StateMutation] = []
@@ -66,7 +68,7 @@ class Invocation:
     async def run(self) -> msgspec.Raw:
         """Run the handler to its end and return its value; raises a `NexusError` for every other end."""
         call = await self._call()
-        lease = await self._around.pool.acquire(self._compiled.image)
+        lease = await self._around.pool.acquire(self._compiled.image, self.budget.remaining_seconds)
         self.cold_start = lease.created
         try:
             with lease:
@@ -76,8 +78,7 @@ class Invocation:
                     flush = await self._enter(lease, call, results)
         finally:
             self.outgrew_image = lease.outgrew_image
-            for task in self._answers:
-                task.cancel()
+            self._pending.cancel()
         if flush.outcome == "threw":
             raise await self._error_of(flush)
         return flush.value
@@ -104,6 +105,8 @@ class Invocation:
         self, lease: PooledInstance, call: GuestCall, results: Sequence[AsyncResult] | None
     ) -> Flush:
         """One run of the guest, and the commit of what it handed over."""
+        # The wait for an instance, or for an answer, may have used up the time.
+        self.budget.check()
         instance = lease.instance
         steps = instance.execute(call) if results is None else instance.resume(results, call)
         try:
@@ -124,31 +127,34 @@ class Invocation:
                 context.session, self._version, context.request_id, flush.mutations, flush.events
             )
             around.feed.notify(context.session)
-        if flush.events:
-            await around.sink.publish(self._compiled.source.name, context.session, flush.events)
+        # From here on it is applied, whatever becomes of the events.
         self.mutations.extend(flush.mutations)
         self.events.extend(flush.events)
         self.view_commands.extend(flush.view_commands)
+        if flush.events:
+            await around.sink.publish(self._compiled.source.name, context.session, flush.events)
 
     async def _sleep(self, lease: PooledInstance, flush: Flush) -> list[AsyncResult]:
         """Let the call sleep until an extension answers; its instance may serve others meanwhile."""
         for call in flush.calls:
-            self._answers[asyncio.create_task(self._ask(call))] = call.call_id
-        if not self._answers:
+            self._pending.start(call.call_id, self._ask(call))
+        if not self._pending:
             raise GuestError("the handler never settled: it awaits something that nothing will answer")
-        pool, call_id = self._around.pool, self._context.request_id
-        pool.park(lease, call_id)
+        # The request id is the caller's choice: two calls may have the same.
+        pool, sleep_id = self._around.pool, secrets.token_hex(16)
+        pool.park(lease, sleep_id)
         try:
-            done, _ = await asyncio.wait(
-                self._answers, timeout=self.budget.remaining_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
+            while not (answers := await self._pending.wait(self.budget.remaining_seconds)):
+                self.budget.check()
             self.budget.check()
-            await pool.unpark(call_id)
+            await pool.unpark(sleep_id, self.budget.remaining_seconds)
+        except PoolExhausted:
+            # The call did get an instance once: what ends it now is its own time, when that is up.
+            self.budget.check()
+            raise
         finally:
-            pool.forget(call_id)
-        for task in done:
-            del self._answers[task]
-        return sorted((task.result() for task in done), key=lambda result: result.call_id)
+            pool.forget(sleep_id)
+        return answers
 
     async def _ask(self, pending: PendingCall) -> AsyncResult:
         """Run one extension call; its arguments are the guest's word."""
@@ -168,7 +174,10 @@ class Invocation:
             )
         except ExtensionError as error:
             return AsyncResult(
-                call_id=pending.call_id, ok=False, error_name=error.name, error_message=error.message
+                call_id=pending.call_id,
+                ok=False,
+                error_name=_unicode(error.name),
+                error_message=_unicode(error.message),
             )
         except (msgspec.MsgspecError, RecursionError):
             return AsyncResult(
@@ -182,6 +191,11 @@ class Invocation:
             return PermissionDenied(thrown.message or "", token=flush.denials[-1])
         explain = self._compiled.explain
         return await asyncio.get_running_loop().run_in_executor(self._around.threads, explain, thrown)
+
+
+def _unicode(text: str) -> str:
+    """The text without half surrogate pairs, which it may quote from the guest and no JSON can carry."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _policy_of(compiled: CompiledHandler, context: ExecutionContext) -> CallPolicy:

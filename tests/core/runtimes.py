@@ -86,7 +86,13 @@ class Doors:
     name = "doors"
 
     def __init__(self) -> None:
-        self.methods = {"pass": self._pass, "echo": self._echo, "fail": self._fail, "crash": self._crash}
+        self.methods = {
+            "pass": self._pass,
+            "echo": self._echo,
+            "fail": self._fail,
+            "garble": self._garble,
+            "crash": self._crash,
+        }
         self.calls: list[ExtensionCall] = []
         self.cancelled: list[str] = []
         self.closed = False
@@ -127,6 +133,9 @@ class Doors:
 
     async def _fail(self, call: ExtensionCall) -> Any:
         raise ExtensionError(call.args[1], name=call.args[0])
+
+    async def _garble(self, call: ExtensionCall) -> Any:
+        raise ExtensionError("half \udc00 a pair", name="Bad\ud800")
 
     async def _crash(self, call: ExtensionCall) -> Any:
         raise RuntimeError("a secret of the host")

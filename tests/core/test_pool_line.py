@@ -75,6 +75,15 @@ async def test_a_wait_ends_with_the_acquire_timeout(new_pool: NewPool, echo: Hea
     (await pool.acquire(echo)).release()
 
 
+async def test_a_wait_ends_with_the_time_of_the_call(new_pool: NewPool, echo: HeapImage) -> None:
+    """A call waits no longer than it has time, whatever the acquire timeout."""
+    pool = new_pool(max_instances=1, acquire_timeout_seconds=3600)
+    with await pool.acquire(echo):
+        with pytest.raises(PoolExhausted, match=r"within the call's time \(10\)"):
+            await pool.acquire(echo, 0.01)
+        assert pool.statistics().waiting == 0
+
+
 async def test_a_timeout_of_zero_waits_for_nothing(new_pool: NewPool, echo: HeapImage) -> None:
     """With `acquire_timeout_ms` 0 a call is refused at once, though the line has room."""
     pool = new_pool(max_instances=1, acquire_timeout_seconds=0.0)

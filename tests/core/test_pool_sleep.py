@@ -207,6 +207,19 @@ async def test_a_waking_call_waits_beyond_the_bounds_of_new_ones(
     lease.release()
 
 
+async def test_a_waking_call_waits_no_longer_than_it_has_time(
+    new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
+) -> None:
+    """Its own time bounds its wait, and it leaves nothing behind."""
+    pool = new_pool(max_instances=1)
+    lease = await fall_asleep(pool, sleeper, "a")
+    with await pool.acquire(echo):
+        with pytest.raises(PoolExhausted, match=r"within the call's time \(10\)"):
+            await pool.unpark("a", 0.01)
+        assert pool.statistics().saved_bytes == 0
+    lease.release()
+
+
 async def test_a_waking_call_has_its_turn_in_the_line(
     new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
 ) -> None:
