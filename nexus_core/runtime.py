@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from concurrent.futures import Executor
 
 import msgspec
 
+from nexus_core.capabilities import CAPABILITY_FORMS
 from nexus_core.compiler import CompiledHandler, HandlerCompiler
 from nexus_core.config import RuntimeConfig
 from nexus_core.context import ExecutionContext
@@ -33,6 +35,9 @@ from nexus_core.result import ErrorInfo, ExecutionMetrics, WasmResult
 from nexus_core.stores.base import EventSink, StateStore
 
 _TEND_SECONDS = 5.0
+_ABORT_SECONDS = 1.0
+"""How long a shutdown waits for calls it has aborted: a guest ends at its next tick."""
+
 _NULL = msgspec.Raw(b"null")
 
 
@@ -76,14 +81,17 @@ class Runtime:
             sink=parts.sink,
         )
         self._running: set[asyncio.Task[object]] = set()
-        self._tending: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+        # The source of each handler whose settings of extensions were found right.
+        self._accepted: dict[str, HandlerSource] = {}
         self.ready = False
         """Whether calls are taken: true between `start` and `shutdown`."""
 
     async def start(self) -> None:
         """Warm the pool; from here on calls are taken."""
         self.pool.prewarm()
-        self._tending = asyncio.create_task(self._tend())
+        self._start_background(self._tend())
         self.ready = True
 
     async def execute(self, handler: str, context: ExecutionContext) -> WasmResult:
@@ -115,6 +123,7 @@ class Runtime:
         finally:
             if task is not None:
                 self._running.discard(task)
+                self._ended.set()
         self._record(call, result)
         return result
 
@@ -130,14 +139,15 @@ class Runtime:
         False when calls had to be aborted.
         """
         self.ready = False
-        if self._tending is not None:
-            self._tending.cancel()
+        end = time.monotonic() + deadline_seconds
         clean = await self.pool.shutdown(deadline_seconds)
-        running = [task for task in self._running if task is not asyncio.current_task()]
-        for task in running:
+        # Some have given their instance back and are not answered yet, some never came to the pool.
+        clean = await self._calls_end(end) and clean
+        for task in (*self._others(), *self._background):
             task.cancel()
-        if running:
-            await asyncio.wait(running, timeout=1.0)
+        if self._background:
+            await asyncio.wait(self._background, timeout=_ABORT_SECONDS)
+        await self._calls_end(time.monotonic() + _ABORT_SECONDS)
         parts = self._parts
         await parts.extensions.close()
         await parts.feed.close()
@@ -148,6 +158,25 @@ class Runtime:
         parts.metrics.close()
         parts.arena.close()
         return clean
+
+    async def _calls_end(self, end: float) -> bool:
+        """Wait until no call is under way, or until `end`; whether none is."""
+        while self._others() and (left := end - time.monotonic()) > 0:
+            self._ended.clear()
+            try:
+                await asyncio.wait_for(self._ended.wait(), left)
+            except TimeoutError:
+                break
+        return not self._others()
+
+    def _others(self) -> list[asyncio.Task[object]]:
+        """The tasks that run calls now, but for the one that asks."""
+        return [task for task in self._running if task is not asyncio.current_task()]
+
+    def _start_background(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _run(self, call: _Call, source: HandlerSource, context: ExecutionContext) -> msgspec.Raw:
         if not self.ready:
@@ -160,15 +189,17 @@ class Runtime:
                 f"the event has {len(context.event)} bytes; max_input_bytes is {limit}",
                 LimitBreach("max_input_bytes", limit, len(context.event)),
             )
-        compiled, call.cache_hit, call.compile_us = await self.compiler.get(source)
-        if call.compile_us is not None:
+        if source.manifest.extensions and self._accepted.get(source.name) is not source:
             self._parts.extensions.check_settings(source.manifest.extensions)
+            self._accepted[source.name] = source
+        compiled, call.cache_hit, call.compile_us = await self.compiler.get(source)
         call.invocation = invocation = Invocation(self._around, compiled, context)
         try:
             return await invocation.run()
         finally:
-            if invocation.outgrew_image:
-                await self.compiler.note_growth(compiled)
+            if invocation.outgrew_image and self.ready:
+                # Beside the call, which has its answer: a new image takes a compile.
+                self._start_background(self.compiler.note_growth(compiled))
 
     def _refused(self, handler: str, context: ExecutionContext, error: NexusError) -> WasmResult:
         call = _Call(handler, context)
@@ -201,7 +232,7 @@ class Runtime:
         if result.logs:
             log.handler_lines(context.request_id, call.handler, context.session, result.logs)
         for token in call.denials:
-            kind = token.rpartition(":")[0]
+            kind = _kind_of(token)
             self.metrics.capability_refused(kind)
             log.refusal(context.request_id, call.handler, context.session, token=token, operation=kind)
 
@@ -210,6 +241,11 @@ class Runtime:
         while True:
             await asyncio.sleep(_TEND_SECONDS)
             self.pool.retire_idle()
+
+
+def _kind_of(token: str) -> str:
+    """The kind of a refused capability: the token is the guest's word, and metrics keep a row per kind."""
+    return next((kind for kind in CAPABILITY_FORMS if token.startswith(f"{kind}:")), "other")
 
 
 class _Call:
