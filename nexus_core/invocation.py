@@ -115,7 +115,9 @@ class Invocation:
             self.memory_bytes = max(self.memory_bytes, instance.memory_used)
         self.logs.extend(flush.logs)
         self.denials.extend(flush.denials)
-        # A handler that threw commits nothing of this flush.
+        if flush.outcome == "pending" and not (flush.calls or self._pending):
+            raise GuestError("the handler never settled: it awaits something that nothing will answer")
+        # A handler that threw, or will never settle, commits nothing of this flush.
         if flush.outcome != "threw":
             await self._commit(flush)
         return flush
@@ -138,8 +140,6 @@ class Invocation:
         """Let the call sleep until an extension answers; its instance may serve others meanwhile."""
         for call in flush.calls:
             self._pending.start(call.call_id, self._ask(call))
-        if not self._pending:
-            raise GuestError("the handler never settled: it awaits something that nothing will answer")
         # The request id is the caller's choice: two calls may have the same.
         pool, sleep_id = self._around.pool, secrets.token_hex(16)
         pool.park(lease, sleep_id)

@@ -270,7 +270,10 @@
     }
   };
 
-  const named = (error, name) => defineProperty(error, "name", { __proto__: null, value: name, configurable: true, writable: true });
+  const named = (error, name) => {
+    defineProperty(error, "name", { __proto__: null, value: name, configurable: true, writable: true });
+    return error;
+  };
 
   const handOver = () => {
     const text =
