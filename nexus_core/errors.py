@@ -157,13 +157,25 @@ class Unauthenticated(NexusError):
 
 
 class PermissionDenied(NexusError):
-    """A caller's scope or a handler's capability does not cover what was tried; `token` names it."""
+    """A caller's scope or a handler's capability does not cover what was tried; `token` names it.
+
+    `location` and `snippet` show where the handler tried, when that is known.
+    """
 
     code = ErrorCode.PERMISSION_DENIED
 
-    def __init__(self, message: str, *, token: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        token: str | None = None,
+        location: SourceLocation | None = None,
+        snippet: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.token = token
+        self.location = location
+        self.snippet = snippet
 
 
 class SuspensionNotFound(NexusError):

@@ -186,11 +186,15 @@ class Invocation:
         return AsyncResult(call_id=pending.call_id, ok=True, value=value)
 
     async def _error_of(self, flush: Flush) -> GuestError | PermissionDenied:
-        thrown = flush.thrown
+        thrown, explain = flush.thrown, self._compiled.explain
+        loop = asyncio.get_running_loop()
+        error = await loop.run_in_executor(self._around.threads, explain, thrown)
         if thrown.name == _DENIED_NAME and flush.denials:
-            return PermissionDenied(thrown.message or "", token=flush.denials[-1])
-        explain = self._compiled.explain
-        return await asyncio.get_running_loop().run_in_executor(self._around.threads, explain, thrown)
+            token = flush.denials[-1]
+            return PermissionDenied(
+                error.message, token=token, location=error.location, snippet=error.snippet
+            )
+        return error
 
 
 def _unicode(text: str) -> str:

@@ -13,6 +13,7 @@ from nexus_core.errors import (
     InvalidHandler,
     LimitError,
     NexusError,
+    PermissionDenied,
 )
 
 
@@ -110,7 +111,7 @@ class ErrorInfo(_Wire, frozen=True):
         if isinstance(error, LimitError):
             limit = ErrorLimit(**error.breach._asdict()) if error.breach else None
             return msgspec.structs.replace(info, limit=limit)
-        if isinstance(error, (GuestError, CompilationError, InvalidHandler)):
+        if isinstance(error, (GuestError, CompilationError, InvalidHandler, PermissionDenied)):
             location = ErrorLocation(**error.location._asdict()) if error.location else None
             info = msgspec.structs.replace(info, location=location, snippet=error.snippet)
         if isinstance(error, (GuestError, CompilationError)):
