@@ -207,8 +207,10 @@ class JavaScriptInstance:
         """The UTF-8 of a guest string; it can be as large as the memory, so this takes ticks too."""
         guest = self._guest
         if (yield from guest.enter(self._get_string, handle)) != STATUS_OK:
-            # The bootstrap returns nothing but strings: there was no memory for the copy.
-            self._memory_breach()
+            # There was no memory for the copy, or the handler slipped half a surrogate pair into the text.
+            if self._sought_memory():
+                self._memory_breach()
+            raise GuestError("the handler broke the text its sandbox hands over")
         guest.begin_short()
         return guest.read(guest.call(self._last_pointer), guest.call(self._last_length))
 
@@ -229,9 +231,15 @@ class JavaScriptInstance:
                 LimitBreach("stack_size_bytes", limits.stack_size_bytes, limits.stack_size_bytes + 1),
             ) from None
         # The guest's Rust side aborts when it gets no memory.
-        if code is TrapCode.UNREACHABLE and self._guest.near(limits.memory_limit_bytes):
+        if code is TrapCode.UNREACHABLE and self._sought_memory():
             self._memory_breach()
         raise GuestError("the handler's sandbox trapped", name="Trap") from fault
+
+    def _sought_memory(self) -> bool:
+        """Whether the call needed more than its image has, so that a failure is likely for want of more."""
+        return self._guest.memory_size > self._attached().memory_size or self._guest.near(
+            self._limits.memory_limit_bytes
+        )
 
     def _check_exhaustion(self, flush: Flush, call: GuestCall) -> None:
         """Turn the guest's own signs of exhaustion into the limits they stand for."""
