@@ -151,6 +151,25 @@ async def test_a_timeout_cancels_every_call_under_way(runtime: Runtime, doors: D
     assert runtime.pool.suspended_count == 0
 
 
+async def test_a_wake_up_that_takes_longer_than_the_call_has_is_a_timeout(
+    start: RuntimeFactory, doors: Doors
+) -> None:
+    """An answered call that finds no instance before its time is up ends with `timeout_ms`."""
+    runtime = await start(max_instances=1)
+    source = handler(body("await $ext.doors.pass('a')"), "ext:doors", timeout_ms=150)
+    sleeping = asyncio.create_task(runtime.execute_source(source, call()))
+    await doors.reached("a")
+    busy = handler(body("for (;;);"), name="busy", timeout_ms=60_000)
+    computing = asyncio.create_task(runtime.execute_source(busy, call()))
+    await until(lambda: runtime.pool.active_count)
+    doors.open("a")
+    info = error(await sleeping)
+    assert (info.code, info.limit and info.limit.name) == (ErrorCode.TIMEOUT, "timeout_ms")
+    computing.cancel()
+    await asyncio.wait([computing])
+    assert runtime.pool.statistics().saved_bytes == 0
+
+
 async def test_a_handler_that_stops_waiting_cancels_the_rest(runtime: Runtime, doors: Doors) -> None:
     """Calls whose answer nobody needs any more, since the handler returned, are cancelled."""
     code = body("$ext.doors.pass('late'); await $ext.doors.pass('first'); return 'done'")

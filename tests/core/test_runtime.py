@@ -331,6 +331,17 @@ async def test_a_shutdown_aborts_calls_at_its_deadline(start: RuntimeFactory, do
     assert runtime.pool.total_memory == 0
 
 
+async def test_a_shutdown_aborts_compiles_at_its_deadline(start: RuntimeFactory) -> None:
+    """A call that has not come to the pool yet, since its handler loads for ever, is ended too."""
+    runtime = await start()
+    endless = handler("for (;;);\nexport default () => 1", name="endless", timeout_ms=0)
+    running = asyncio.create_task(runtime.execute_source(endless, call()))
+    await until(runtime.compiler._flights.__len__)
+    assert not await runtime.shutdown(0.05)
+    await asyncio.wait([running])
+    assert running.cancelled()
+
+
 async def test_a_shutdown_lets_a_call_finish_its_answer(start: RuntimeFactory) -> None:
     """A call that has given its instance back, and is still explaining its error, is not cut off."""
     runtime = await start(max_instances=1)

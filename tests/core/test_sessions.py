@@ -84,6 +84,15 @@ async def test_a_call_that_throws_commits_nothing(runtime: Runtime) -> None:
     assert await runtime.state_store.latest("s") == 0
 
 
+async def test_a_call_that_never_settles_commits_nothing(runtime: Runtime) -> None:
+    """Nothing will wake it, so what it wrote before it fell asleep for ever is gone."""
+    source = handler(body("$state.a = 1; await new Promise(() => {})"), "state:write:*")
+    result = await runtime.execute_source(source, call(session="s"))
+    assert "never settled" in error(result).message
+    assert result.state_mutations == ()
+    assert await runtime.state_store.latest("s") == 0
+
+
 async def test_a_watcher_sees_what_is_written_before_an_await(runtime: Runtime, doors: Doors) -> None:
     """The flush before an await is delivered while the handler still waits; the rest comes after it."""
     async with asyncio.timeout(20), runtime.feed.subscribe("s") as commits:
