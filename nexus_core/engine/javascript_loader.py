@@ -13,6 +13,7 @@ from nexus_core.engine.flush import Thrown
 from nexus_core.engine.heap import AttachedHeap
 from nexus_core.engine.image import WASM_PAGE, HeapImage
 from nexus_core.engine.javascript import (
+    MOST_JOBS_AT_ONCE,
     STATUS_OK,
     JavaScriptEngine,
     JavaScriptGuest,
@@ -92,7 +93,8 @@ class JavaScriptLoader:
         if status != STATUS_OK:
             yield from self._fail_with_exception()
         evaluation = guest.word(out)
-        yield from guest.enter(exports["execute_pending_jobs"])
+        while (yield from guest.enter(exports["execute_pending_jobs"])) >= MOST_JOBS_AT_ONCE:
+            yield
         yield from self._check_settled(evaluation)
         tidy = f"delete globalThis.{_REGISTER}".encode()
         guest.begin_short()
