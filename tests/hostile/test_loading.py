@@ -114,11 +114,9 @@ async def test_a_module_without_a_default_function_is_told_what_to_export(ring: 
         "Object.defineProperty(Object.prototype, 'all', { set(v) { const f = () => f() + 1; f(); } });",
         "Array.prototype[Symbol.iterator] = function f() { return f() + 1; };",
         "globalThis.__nexus_register({ default: () => 'stolen' });",
-        "const own = globalThis.__nexus_register, value = (m) => own(m);"
-        + "Object.defineProperty(globalThis, '__nexus_register', { value, configurable: false });",
+        "const o = __nexus_register; Object.defineProperty(globalThis, '__nexus_register', { value: o });",
         "new FinalizationRegistry(() => { for (;;); }).register({}, 1);",
-        "const a = []; for (let i = 0; i < 5e4; i++) a.push(new Uint8Array(8));"
-        + "for (let i = 0; i < 5e4; i += 2) a[i] = null;",
+        "const a = []; for (let i = 0; i < 5e4; i++) a[i >> 1] = [a, new Uint8Array(8)];",
     ],
 )
 async def test_traps_laid_while_loading_catch_nobody(ring: Ring, code: str) -> None:
