@@ -24,8 +24,8 @@ _MOST_ARGUMENTS = 8
 _ONE_TICK = c_uint64(1)
 _FIRST_TICKS = c_uint64(2)
 """The next tick may be a moment away: a run that needs less than a tick must not meet it."""
-_SHORT_CALL_TICKS = c_uint64(1 << 40)
-"""More than any clock reaches: such calls run little, and of ours; a busy host is no reason to trap."""
+_SHORT_CALL_TICKS = c_uint64(5_000)
+"""Ten seconds: such calls run little, and of ours; that a busy host is slow is no reason to trap."""
 _UNLIMITED = c_int64(-1)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import msgspec
 
-from nexus_core.engine.bindings import GuestTrap, TrapCode
+from nexus_core.engine.bindings import EngineFault, GuestTrap, TrapCode
 from nexus_core.engine.call import CallPolicy
 from nexus_core.engine.flush import Thrown
 from nexus_core.engine.heap import AttachedHeap
@@ -70,8 +70,8 @@ class JavaScriptLoader:
                 # The handler's code has run: from here on it may have changed what the bootstrap meets.
                 yield from self._ask("adopt", self._string(self._policy.text))
                 yield from self._reserve(memory_limit, least_size)
-            except GuestTrap as trap:
-                raise self._trapped(trap) from trap
+            except EngineFault as fault:
+                raise self._trapped(fault) from fault
             pages = heap.save(guest.memory_size).pages
             return self._engine.picture(guest, base, pages, {"policy": self._policy.digest})
         finally:
@@ -199,12 +199,13 @@ class JavaScriptLoader:
             LimitBreach("memory_limit_bytes", limit, max(limit + 1, self._guest.memory_size)),
         )
 
-    def _trapped(self, trap: GuestTrap) -> NexusError:
-        if trap.code in (TrapCode.STACK_OVERFLOW, TrapCode.MEMORY_OUT_OF_BOUNDS):
+    def _trapped(self, fault: EngineFault) -> NexusError:
+        code = fault.code if isinstance(fault, GuestTrap) else None
+        if code in (TrapCode.STACK_OVERFLOW, TrapCode.MEMORY_OUT_OF_BOUNDS):
             return CompilationError(
                 "the handler recursed too deeply while it was loaded", name="StackOverflow"
             )
         # The guest's Rust side aborts when it gets no memory.
-        if trap.code is TrapCode.UNREACHABLE and self._guest.near(self._policy.limits.memory_limit_bytes):
+        if code is TrapCode.UNREACHABLE and self._guest.near(self._policy.limits.memory_limit_bytes):
             return self._memory_breach()
         return CompilationError("the handler's sandbox trapped while it was loaded", name="Trap")

@@ -1,0 +1,108 @@
+"""The one clock: it ticks while calls come, and sleeps while none do."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from nexus_core.engine import bindings
+from nexus_core.engine.epoch import EpochTicker
+from nexus_core.engine.wasm_engine import WasmEngine
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the ticks of any ticker."""
+    counted: list[int] = []
+    real = bindings.increment_epoch
+
+    def increment(engine: object) -> None:
+        counted.append(1)
+        real(engine)
+
+    monkeypatch.setattr(bindings, "increment_epoch", increment)
+    return counted
+
+
+@pytest.fixture
+def ticker(wasm_engine: WasmEngine) -> Iterator[EpochTicker]:
+    """A ticker of its own."""
+    made = EpochTicker(wasm_engine.engine)
+    yield made
+    made.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, for at most ten seconds."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_nothing_ticks_before_the_first_call(ticker: EpochTicker, ticks: list[int]) -> None:
+    """A ticker that nobody needs has no thread."""
+    assert ticker.asleep
+    assert not ticks
+
+
+def test_a_call_wakes_it_and_idleness_puts_it_to_sleep(ticker: EpochTicker, ticks: list[int]) -> None:
+    """It ticks for a while after each call, sleeps then, and the next call wakes it again."""
+    for _ in range(3):
+        ticker.touch()
+        before = len(ticks)
+        until(lambda before=before: len(ticks) > before)  # type: ignore[misc]
+        until(lambda: ticker.asleep)
+    asleep = len(ticks)
+    threading.Event().wait(0.02)
+    assert len(ticks) <= asleep + 1
+
+
+def test_it_never_sleeps_while_held(ticker: EpochTicker, ticks: list[int]) -> None:
+    """A computation without new calls keeps it awake until it is released."""
+    ticker.hold()
+    until(lambda: len(ticks) > 120)
+    assert not ticker.asleep
+    ticker.release()
+    until(lambda: ticker.asleep)
+
+
+def test_many_threads_may_touch_it(ticker: EpochTicker) -> None:
+    """One thread ticks, however many callers woke it at once."""
+    threads = [threading.Thread(target=ticker.touch) for _ in range(20)]
+    before = sum(thread.name == "nexus-epoch" for thread in threading.enumerate())
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(thread.name == "nexus-epoch" for thread in threading.enumerate()) == before + 1
+
+
+def test_it_starts_anew_after_its_thread_was_lost(ticker: EpochTicker, ticks: list[int]) -> None:
+    """After a fork or a restored snapshot the next call starts another thread."""
+    ticker.touch()
+    until(lambda: bool(ticks))
+    lost = ticker._thread
+    ticker.restart()
+    assert ticker.asleep
+    before = len(ticks)
+    ticker.touch()
+    until(lambda: len(ticks) > before)
+    assert ticker._thread is not lost
+    ticker._stopping = True
+    assert lost is not None
+    lost.join()
+
+
+def test_closing_stops_the_thread(wasm_engine: WasmEngine) -> None:
+    """A closed ticker has no thread, starts none, and may be closed again."""
+    made = EpochTicker(wasm_engine.engine)
+    made.touch()
+    thread = made._thread
+    assert thread is not None
+    made.close()
+    assert not thread.is_alive()
+    made.close()
+    made.touch()
+    assert made._thread is None
