@@ -156,11 +156,10 @@ def test_any_javascript_string_survives(value: str) -> None:
     assert msgspec.json.decode(flush.value) == [expected]
 
 
-@pytest.mark.parametrize("depth", [1_100, 100_000])
 @pytest.mark.parametrize("pair", [("[", "]"), ('{"a":', "}")])
-def test_too_deep_a_value_is_the_guests_error(depth: int, pair: tuple[str, str]) -> None:
-    """A value nested past what can be read is refused by name, and nothing overflows."""
-    opening, closing = pair
+def test_too_deep_a_value_is_the_guests_error(pair: tuple[str, str]) -> None:
+    """A value nested past what any interpreter reads is refused by name, and nothing overflows."""
+    (opening, closing), depth = pair, 100_000
     deep = (opening * depth + "1" + closing * depth).encode()
     with pytest.raises(GuestError, match="nested too deeply"):
         read(text(value=0).replace(b'"value": 0', b'"value": ' + deep))
