@@ -12,25 +12,26 @@ from nexus_core.engine.wasm_engine import WasmEngine
 
 
 @pytest.fixture
-def ticks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the ticks of any ticker."""
-    counted: list[int] = []
-    real = bindings.increment_epoch
-
-    def increment(engine: object) -> None:
-        counted.append(1)
-        real(engine)
-
-    monkeypatch.setattr(bindings, "increment_epoch", increment)
-    return counted
-
-
-@pytest.fixture
 def ticker(wasm_engine: WasmEngine) -> Iterator[EpochTicker]:
     """A ticker of its own."""
     made = EpochTicker(wasm_engine.engine)
     yield made
     made.close()
+
+
+@pytest.fixture
+def ticks(ticker: EpochTicker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the ticks of that ticker."""
+    counted: list[int] = []
+    real = bindings.increment_epoch
+
+    def increment(engine: object) -> None:
+        if engine is ticker._engine:
+            counted.append(1)
+        real(engine)
+
+    monkeypatch.setattr(bindings, "increment_epoch", increment)
+    return counted
 
 
 def until(condition: Callable[[], bool]) -> None:
