@@ -68,6 +68,17 @@ async def test_an_instance_with_the_image_is_preferred(
             assert not lease.created
 
 
+async def test_the_instance_used_last_is_used_next(new_pool: NewPool, echo: HeapImage) -> None:
+    """Of several with the image the warmest one is taken, so that the others become idle."""
+    pool = new_pool(max_instances=3)
+    leases = [await pool.acquire(echo) for _ in range(3)]
+    last = leases[1].instance
+    for lease in (leases[0], leases[2], leases[1]):
+        lease.release()
+    with await pool.acquire(echo) as lease:
+        assert lease.instance is last
+
+
 async def test_another_free_instance_is_attached_before_one_is_made(
     new_pool: NewPool, echo: HeapImage, other: HeapImage
 ) -> None:

@@ -41,7 +41,7 @@ async def test_prewarming_makes_min_instances(
 
 async def test_prewarming_counts_instances_of_sleeping_calls(new_pool: NewPool, sleeper: HeapImage) -> None:
     """An instance that belongs to a sleeping call counts towards `min_instances`."""
-    pool = new_pool(min_instances=2, max_instances=2)
+    pool = new_pool(min_instances=2, max_instances=3)
     with await pool.acquire(sleeper) as lease:
         pool.park(lease, "asleep")
         pool.prewarm()
@@ -112,6 +112,35 @@ async def test_no_instance_is_made_past_the_memory_budget(
         lease.release()
 
 
+async def test_an_instance_counts_to_the_budget_before_it_is_made(
+    new_pool: NewPool, echo: HeapImage, faults: Faults
+) -> None:
+    """One that is promised to a waiting call leaves no room for another that is made meanwhile."""
+    pool = new_pool(max_instances=3, max_total_memory_bytes=2 * SMALL)
+    one, two = await pool.acquire(echo), await pool.acquire(echo)
+    waiting = await in_line(pool, echo)
+    faults.resetting = [False]
+    one.release()
+    assert repr(pool) == "<InstancePool free=0 reserved=1 running=1 suspended=0 asleep=0 waiting=0>"
+    assert pool.total_memory == 2 * SMALL
+    (await waiting).release()
+    two.release()
+
+
+async def test_saved_pages_count_when_an_instance_is_made(
+    new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
+) -> None:
+    """What is kept of sleeping calls takes the place of instances in the budget."""
+    settings = {"max_total_memory_bytes": 2 * SMALL, "idle_timeout_seconds": 1e-9, "max_waiting": 0}
+    pool = new_pool(max_instances=3, **settings)
+    with await fall_asleep(pool, sleeper, "a"):
+        with await pool.acquire(echo), await pool.acquire(echo):
+            assert pool.statistics().saved_bytes > 0
+        assert pool.retire_idle() == 2
+        with await pool.acquire(echo), pytest.raises(PoolExhausted):
+            await pool.acquire(echo)
+
+
 async def test_the_first_instance_is_made_whatever_the_budget(new_pool: NewPool, echo: HeapImage) -> None:
     """A budget smaller than one instance still lets calls run, one at a time."""
     pool = new_pool(max_instances=2, max_waiting=0, max_total_memory_bytes=1)
@@ -156,16 +185,19 @@ async def test_a_shutdown_lets_running_calls_end(new_pool: NewPool, echo: HeapIm
     assert pool.available_count == 0
 
 
+@pytest.mark.parametrize("awake", [True, False])
 async def test_a_shutdown_lets_sleeping_calls_end(
-    new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
+    new_pool: NewPool, sleeper: HeapImage, echo: HeapImage, awake: bool
 ) -> None:
-    """A sleeper whose instance serves another call gets one still, and the pool ends after it."""
+    """A sleeper whose instance serves another call gets one still, whether it waits already or not."""
     pool = new_pool(max_instances=1)
     lease = await fall_asleep(pool, sleeper, "a")
     busy = await pool.acquire(echo)
-    ending = asyncio.create_task(pool.shutdown(60))
     waking = asyncio.create_task(pool.unpark("a"))
-    await until(lambda: pool.statistics().waiting == 1)
+    if awake:
+        await until(lambda: pool.statistics().waiting == 1)
+    ending = asyncio.create_task(pool.shutdown(60))
+    await until(lambda: pool._closing and pool.statistics().waiting == 1)
     busy.release()
     await waking
     assert not ending.done()
@@ -203,6 +235,22 @@ async def test_a_shutdown_does_not_wait_past_its_deadline(
         lease.release()
     assert pool.total_memory == 0
     assert await pool.shutdown(0)
+
+
+async def test_a_waking_call_is_refused_when_the_pool_has_closed(
+    new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
+) -> None:
+    """At the deadline nobody waits on for an instance that will not come."""
+    pool = new_pool(max_instances=1)
+    lease = await fall_asleep(pool, sleeper, "a")
+    busy = await pool.acquire(echo)
+    waking = asyncio.create_task(pool.unpark("a"))
+    await until(lambda: pool.statistics().waiting == 1)
+    assert not await pool.shutdown(0)
+    with pytest.raises(PoolExhausted, match="shutting down"):
+        await waking
+    busy.release()
+    lease.release()
 
 
 async def test_statistics_are_a_copy(new_pool: NewPool, echo: HeapImage, metrics: MetricsCollector) -> None:

@@ -10,6 +10,7 @@ import pytest
 from nexus_core.engine.image import HeapImage
 from nexus_core.errors import PoolExhausted
 from tests.core.pools import (
+    SMALL,
     NewPool,
     in_line,
 )
@@ -89,6 +90,21 @@ async def test_a_timeout_of_zero_waits_for_nothing(new_pool: NewPool, echo: Heap
     pool = new_pool(max_instances=1, acquire_timeout_seconds=0.0)
     with await pool.acquire(echo), pytest.raises(PoolExhausted, match="acquire_timeout_ms is 0"):
         await pool.acquire(echo)
+
+
+async def test_a_call_that_could_be_served_waits_behind_one_that_cannot(
+    new_pool: NewPool, echo: HeapImage, roomy: HeapImage
+) -> None:
+    """A larger image that the memory budget has no room for is not passed, until it leaves the line."""
+    pool = new_pool(max_instances=3, max_total_memory_bytes=2 * SMALL)
+    running = await pool.acquire(echo)
+    large, small = await in_line(pool, roomy), await in_line(pool, echo)
+    late = await in_line(pool, echo)
+    assert pool.active_count == 1
+    large.cancel()
+    (await small).release()
+    (await late).release()
+    running.release()
 
 
 async def test_cancelling_a_waiting_call_leaves_the_others_their_order(

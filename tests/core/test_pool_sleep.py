@@ -207,6 +207,41 @@ async def test_a_waking_call_waits_beyond_the_bounds_of_new_ones(
     lease.release()
 
 
+async def test_a_waking_call_takes_no_place_of_a_new_one(
+    new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
+) -> None:
+    """`max_waiting` counts new calls only."""
+    pool = new_pool(max_instances=1, max_waiting=1)
+    lease = await fall_asleep(pool, sleeper, "a")
+    busy = await pool.acquire(echo)
+    waking = asyncio.create_task(pool.unpark("a"))
+    await until(lambda: pool.statistics().waiting == 1)
+    newcomer = await in_line(pool, echo)
+    with pytest.raises(PoolExhausted):
+        await pool.acquire(echo)
+    busy.release()
+    await waking
+    lease.release()
+    (await newcomer).release()
+
+
+async def test_a_waking_call_passes_new_ones_that_must_not_put_a_sleeper_aside(
+    new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
+) -> None:
+    """When no more may be kept of sleepers, one that wakes still changes places with one that sleeps."""
+    pool = new_pool(max_instances=1, max_saved=1)
+    first, second = await fall_asleep(pool, sleeper, "first"), await fall_asleep(pool, sleeper, "second")
+    newcomer = await in_line(pool, echo)
+    assert await asyncio.wait_for(pool.unpark("first"), 20) is first
+    assert not newcomer.done()
+    assert finish(first) == told("first")
+    first.release()
+    (await newcomer).release()
+    await pool.unpark("second")
+    assert finish(second) == told("second")
+    second.release()
+
+
 async def test_a_waking_call_waits_no_longer_than_it_has_time(
     new_pool: NewPool, sleeper: HeapImage, echo: HeapImage
 ) -> None:
