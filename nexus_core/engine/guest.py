@@ -79,6 +79,7 @@ class Guest:
         self._error_pointer = c_void_p(ctypes.addressof(self._error))
         self.host_failure: BaseException | None = None
         self._memory_limit = -1
+        self._size = 0
         self._instantiate(functions, pre)
 
     def _instantiate(self, functions: Signatures, pre: Any) -> None:
@@ -111,8 +112,10 @@ class Guest:
 
     @property
     def memory_size(self) -> int:
-        """Bytes of linear memory now."""
-        return int(bindings.memory_data_size(self._context, self._memory_pointer))
+        """Bytes of linear memory now; asked anew only after the guest ran, since only that changes it."""
+        if not self._size:
+            self._size = int(bindings.memory_data_size(self._context, self._memory_pointer))
+        return self._size
 
     @property
     def stack_pointer(self) -> int:
@@ -140,8 +143,13 @@ class Guest:
         if pages <= 0:
             return
         error = bindings.memory_grow(self._context, self._memory_pointer, c_uint64(pages), byref(c_uint64()))
+        self.ran()
         if error:
             raise bindings.host_error(error)
+
+    def ran(self) -> None:
+        """Say that guest code ran: its memory may have grown."""
+        self._size = 0
 
     def begin(self) -> None:
         """Give the guest one whole tick before it yields; call it at the start of each run."""
@@ -188,6 +196,7 @@ class Guest:
         finally:
             current.guest = None
             bindings.future_delete(future)
+            self.ran()
         if self._trap.value or self._error.value:
             self._raise_failure()
         return self._result.words[bindings.VALUE_I32_WORD]
@@ -202,6 +211,7 @@ class Guest:
         error = bindings.call_unchecked(
             self._context, export.pointer, self._raw_pointer, _RAW_COUNT, self._call_trap_pointer
         )
+        self.ran()
         if error:
             raise bindings.host_error(error)
         if self._call_trap.value:

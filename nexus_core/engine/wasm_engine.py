@@ -89,6 +89,7 @@ class WasmEngine:
             try:
                 if guest is None:
                     raise RuntimeError(f"{name} was called outside a guest")
+                guest.ran()
                 values[0] = function(guest, values) & 0xFFFFFFFF
             except BaseException as error:  # noqa: BLE001 - nothing may unwind through wasm frames
                 if guest is not None:
