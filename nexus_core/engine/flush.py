@@ -51,6 +51,9 @@ class Thrown(msgspec.Struct, frozen=True):
         )
 
 
+_NOTHING_THROWN = Thrown()
+
+
 class _Set(msgspec.Struct, frozen=True, array_like=True, tag="set"):
     key: str
     value: msgspec.Raw
@@ -82,7 +85,7 @@ class _FlushText(msgspec.Struct, frozen=True):
     logs: list[_Log]
     denials: list[str]
     value: msgspec.Raw = _NULL
-    error: Thrown = Thrown()
+    error: Thrown = _NOTHING_THROWN
 
 
 class Usage:
@@ -136,7 +139,8 @@ class FlushReader:
         operations = _Operations(capabilities, usage.host_calls)
         for operation in text.operations:
             operations.take(operation)
-        _check_calls(text.calls, capabilities, usage)
+        if text.calls:
+            _check_calls(text.calls, capabilities, usage)
         usage.mutations += len(operations.mutations)
         usage.events += len(operations.events)
         _count("max_state_mutations", limits.max_state_mutations, usage.mutations)
@@ -144,13 +148,13 @@ class FlushReader:
         return Flush(
             outcome=text.outcome,
             value=text.value,
-            thrown=text.error.cut(),
+            thrown=text.error.cut() if text.outcome == "threw" else _NOTHING_THROWN,
             mutations=tuple(operations.mutations),
             events=tuple(operations.events),
             view_commands=tuple(operations.view_commands),
             calls=tuple(text.calls),
-            logs=_bounded_logs(text.logs, limits.max_log_bytes, usage),
-            denials=_bounded_denials(text.denials, usage),
+            logs=_bounded_logs(text.logs, limits.max_log_bytes, usage) if text.logs else (),
+            denials=_bounded_denials(text.denials, usage) if text.denials else (),
         )
 
     def _decode(self, data: bytes) -> _FlushText:

@@ -131,6 +131,7 @@ def test_half_surrogate_pairs_become_replacement_characters() -> None:
     """JavaScript's JSON may hold half a pair; what leaves is text any reader takes."""
     flush = read(
         text(
+            outcome="threw",
             value=["\ud800", "a\udc00b", "\\ud800", "\\\udfff"],
             operations=[["set", "\ud800", "\udbff"], ["emit", "\udc00", {"\ud800": 1}]],
             logs=[{"level": "info", "message": "x\ud83d"}],
@@ -261,6 +262,11 @@ def test_empty_log_lines_are_not_free() -> None:
         text(logs=[{"level": "info", "message": ""}] * 100_000), limits=ResourceLimits(max_log_bytes=50)
     )
     assert len(flush.logs) == 50
+
+
+def test_an_error_beside_a_result_is_no_error() -> None:
+    """Only a handler that threw has thrown."""
+    assert read(text(error={"name": "InternalError", "message": "out of memory"})).thrown.name is None
 
 
 def test_what_a_guest_says_of_itself_is_cut() -> None:
