@@ -76,3 +76,12 @@ def call_text(instance: JavaScriptInstance, call: GuestCall | None = None) -> An
     flush = run(instance.execute(call or guest_call()))
     assert flush.outcome == "returned", flush.thrown
     return msgspec.json.decode(flush.value)
+
+
+def check_pristine(instance: JavaScriptInstance) -> None:
+    """Every byte of the memory, and the one mutable global, are the image's."""
+    image, heap = instance._heap.image, instance._heap
+    assert image is not None
+    assert heap.changed_pages() == frozenset()
+    assert heap.read(0, instance.memory_used) == image.contents()
+    assert instance._guest.stack_pointer == image.stack_pointer

@@ -1,6 +1,6 @@
 """One runtime per module of attacks, with compiled code and images kept for the session."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,11 @@ import pytest_asyncio
 
 from nexus_core.build import build_runtime
 from nexus_core.config import load_config
+from nexus_core.engine.image import ImageArena
+from nexus_core.engine.javascript_kind import JavaScriptKind
+from nexus_core.engine.wasm_engine import WasmEngine
 from nexus_core.runtime import Runtime
+from tests.engine.guests import CodeInMemory
 from tests.hostile.ring import Ring
 
 
@@ -42,3 +46,11 @@ async def ring(runtime: Runtime) -> Ring:
     ring = Ring(runtime)
     await ring.check_whole()
     return ring
+
+
+@pytest.fixture(scope="session")
+def kind() -> Iterator[JavaScriptKind]:
+    """The engine itself, without a runtime around it."""
+    engine = WasmEngine(CodeInMemory())
+    yield JavaScriptKind(engine, ImageArena())
+    engine.close()
