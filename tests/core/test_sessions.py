@@ -9,8 +9,10 @@ import pytest
 
 from nexus_core.capabilities import CapabilitySet
 from nexus_core.errors import ErrorCode, StateConflict
+from nexus_core.limits import ResourceLimits
 from nexus_core.result import EmittedEvent, StateMutation
 from nexus_core.runtime import Runtime
+from nexus_core.stores.base import StateSnapshot
 from nexus_core.stores.memory import MemoryStateStore
 from tests.core.runtimes import Doors, RuntimeFactory, body, call, decoded, error, handler, value
 from tests.core.scraping import scrape
@@ -163,9 +165,15 @@ async def test_overlapping_calls_of_one_session_count_right(runtime: Runtime) ->
 
 
 class FailingStore(MemoryStateStore):
-    """A store whose commits fail as the test says."""
+    """A store whose commits fail, and whose answers are late, as the test says."""
 
     failure: Exception | None = None
+    load_seconds = 0.0
+
+    async def load(self, session: str) -> StateSnapshot:
+        """See `StateStore`."""
+        await asyncio.sleep(self.load_seconds)
+        return await super().load(session)
 
     async def commit(
         self,
@@ -241,6 +249,19 @@ async def test_no_event_is_published_when_its_commit_fails(
     assert "host" not in info.message
     assert (result.state_mutations, result.events, sink.heard) == ((), (), [])
     assert runtime.pool.active_count == 0
+
+
+async def test_a_call_whose_time_went_to_the_store_does_not_begin(
+    store: FailingStore, start: RuntimeFactory
+) -> None:
+    """Waiting for the host counts: with no time left the handler is not even started."""
+    runtime = await start()
+    store.load_seconds = 0.05
+    result = await runtime.execute_source(COUNTER, call(session="s", limits=ResourceLimits(timeout_ms=20)))
+    info = error(result)
+    assert (info.code, info.limit and info.limit.name) == (ErrorCode.TIMEOUT, "timeout_ms")
+    assert result.metrics.cpu_us == 0
+    assert (await runtime.state_store.load("s")).version == 0
 
 
 async def test_what_is_committed_is_told_though_the_sink_fails(sink: Listener, start: RuntimeFactory) -> None:
