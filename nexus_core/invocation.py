@@ -152,8 +152,6 @@ class Invocation:
             # The call did get an instance once: what ends it now is its own time, when that is up.
             self.budget.check()
             raise
-        finally:
-            pool.forget(sleep_id)
         return answers
 
     async def _ask(self, pending: PendingCall) -> AsyncResult:

@@ -70,6 +70,22 @@ async def test_answers_are_delivered_as_they_come(runtime: Runtime, doors: Doors
     assert value(await running) == [["b", 0], ["c", 1], ["a", 2]]
 
 
+async def test_answers_that_come_together_are_delivered_in_the_order_of_their_calls(
+    runtime: Runtime, doors: Doors
+) -> None:
+    """Which of two calls was done a moment earlier makes no difference to the handler."""
+    code = body("""
+        const order = [];
+        await Promise.all(event.map(async (name) => { await $ext.doors.pass(name); order.push(name); }));
+        return order;
+    """)
+    running = asyncio.create_task(runtime.execute_source(handler(code, "ext:doors"), call(["a", "b", "c"])))
+    await doors.reached("a", "b", "c")
+    for name in ("c", "b", "a"):
+        doors.open(name)
+    assert value(await running) == ["a", "b", "c"]
+
+
 async def until_committed(runtime: Runtime, session: str, version: int) -> None:
     """Wait until a session has this version."""
     async with asyncio.timeout(20):

@@ -360,7 +360,7 @@ async def test_a_shutdown_lets_a_call_finish_its_answer(start: RuntimeFactory) -
     free.set()
     info = error(await running)
     assert (info.code, info.message) == (ErrorCode.EXECUTION_ERROR, "explained")
-    assert await ending
+    assert await asyncio.wait_for(ending, 20)
 
 
 async def test_idle_instances_are_retired_in_the_background(
