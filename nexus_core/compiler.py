@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from concurrent.futures import Executor
+from functools import partial
 
 from nexus_core.caches.base import ByteCache
 from nexus_core.caches.memory import MemoryCache
@@ -15,7 +16,7 @@ from nexus_core.engine.driver import TimeBudget, drive
 from nexus_core.engine.epoch import EpochTicker
 from nexus_core.engine.flush import Thrown
 from nexus_core.engine.image import HeapImage
-from nexus_core.engine.javascript import IMAGE_SIZES
+from nexus_core.engine.javascript import image_size_for
 from nexus_core.engine.javascript_kind import JavaScriptKind
 from nexus_core.errors import GuestError, NexusError
 from nexus_core.handler_source import HandlerSource
@@ -42,23 +43,18 @@ class _Plan:
 class CompiledHandler:
     """A handler ready to run: its source, its heap image and the policy of its manifest."""
 
-    __slots__ = ("_kind", "_plan", "image", "policy", "source")
+    __slots__ = ("_kind", "image", "plan", "policy", "source")
 
     def __init__(self, plan: _Plan, image: HeapImage, kind: JavaScriptKind) -> None:
         self.source = plan.source
         self.policy = plan.policy
         self.image = image
-        self._plan = plan
+        self.plan = plan
         self._kind = kind
 
     def explain(self, thrown: Thrown) -> GuestError:
         """The handler's own error, with its place in the author's source."""
         return self._kind.explain(thrown, self.source.entry, self.source.files)
-
-    def outgrown(self) -> int:
-        """Count one call that outgrew the image; how many there were."""
-        self._plan.growths += 1
-        return self._plan.growths
 
 
 class HandlerCompiler:
@@ -98,8 +94,7 @@ class HandlerCompiler:
         image, found = self._memory.get(plan.key), True
         self._metrics.record_cache("memory", "miss" if image is None else "hit")
         if image is None:
-            key = plan.key
-            image, found = await self._flights.run(key, lambda: self._load_or_compile(key, source))
+            image, found = await self._flights.run(plan.key, partial(self._load_or_compile, plan))
         took = int((time.perf_counter() - started) * 1e6)
         return CompiledHandler(plan, image, self._kind), found, took
 
@@ -110,42 +105,42 @@ class HandlerCompiler:
 
     async def note_growth(self, compiled: CompiledHandler) -> None:
         """Tell that a call outgrew the handler's image; after some, make a roomier one."""
-        growths = compiled.outgrown()
-        roomier = _next_size(compiled.image.memory_size)
-        if growths % _GROWTHS_BEFORE_ROOM or roomier is None:
+        plan = compiled.plan
+        plan.growths += 1
+        roomier = image_size_for(compiled.image.memory_size + 1)
+        if plan.growths % _GROWTHS_BEFORE_ROOM or roomier is None:
             return
-        if roomier > compiled.source.manifest.limits.memory_limit_bytes:
+        if roomier > plan.policy.limits.memory_limit_bytes:
             return
         try:
-            image = await self._compile(compiled.source, roomier)
+            image = await self._compile(plan, roomier)
         except NexusError:
             # It loaded before: an odd handler, which goes on with the image it has.
             return
-        self._keep(self._key(compiled.source), image)
+        self._keep(plan.key, image)
         self._metrics.image_regrown()
 
-    async def _load_or_compile(self, key: str, source: HandlerSource) -> tuple[HeapImage, bool]:
-        data = self._cache.load(key)
+    async def _load_or_compile(self, plan: _Plan) -> tuple[HeapImage, bool]:
+        data = self._cache.load(plan.key)
         if data is not None:
             try:
                 image = self._kind.decode(data)
             except ValueError:
                 self._metrics.record_cache("disk", "error")
             else:
-                self._memory.put(key, image)
+                self._memory.put(plan.key, image)
                 return image, True
-        image = await self._compile(source, 0)
+        image = await self._compile(plan, 0)
         self._metrics.record_cache("compile", "miss")
-        self._keep(key, image)
+        self._keep(plan.key, image)
         return image, False
 
-    async def _compile(self, source: HandlerSource, least_size: int) -> HeapImage:
-        manifest = source.manifest
-        policy = CallPolicy(source.name, manifest.capabilities, manifest.limits, manifest.env)
+    async def _compile(self, plan: _Plan, least_size: int) -> HeapImage:
+        source, limits = plan.source, plan.policy.limits
         # Bounded, so that handlers which load for ever take neither the memory nor the threads of calls.
         async with self._compiling:
-            budget = TimeBudget(manifest.limits.timeout_ms, manifest.limits.cpu_ms)
-            steps = self._kind.compile(source.entry, source.files, policy, least_size)
+            budget = TimeBudget(limits.timeout_ms, limits.cpu_ms)
+            steps = self._kind.compile(source.entry, source.files, plan.policy, least_size)
             return await drive(steps, budget, self._ticker, self._threads)
 
     def _keep(self, key: str, image: HeapImage) -> None:
@@ -154,7 +149,3 @@ class HandlerCompiler:
 
     def _key(self, source: HandlerSource) -> str:
         return hashlib.sha256(f"{source.digest} {self._kind.build}".encode()).hexdigest()
-
-
-def _next_size(size: int) -> int | None:
-    return next((larger for larger in IMAGE_SIZES if larger > size), None)

@@ -135,7 +135,7 @@ class FlushReader:
             )
         # Before each is looked at: a forged text can hold millions.
         most = usage.host_calls.total() + len(text.operations) + len(text.calls)
-        _count("max_host_calls", limits.max_host_calls, most)
+        hold_to_count("max_host_calls", limits.max_host_calls, most)
         operations = _Operations(capabilities, usage.host_calls)
         for operation in text.operations:
             operations.take(operation)
@@ -143,8 +143,8 @@ class FlushReader:
             _check_calls(text.calls, capabilities, usage)
         usage.mutations += len(operations.mutations)
         usage.events += len(operations.events)
-        _count("max_state_mutations", limits.max_state_mutations, usage.mutations)
-        _count("max_events", limits.max_events, usage.events)
+        hold_to_count("max_state_mutations", limits.max_state_mutations, usage.mutations)
+        hold_to_count("max_events", limits.max_events, usage.events)
         return Flush(
             outcome=text.outcome,
             value=text.value,
@@ -183,24 +183,25 @@ class _Operations:
     def take(self, operation: _Set | _Delete | _Emit | _View) -> None:
         """Check one operation, count it and keep it."""
         if type(operation) is _Set:
-            _demand(self._capabilities, "state:write", operation.key)
+            demand(self._capabilities, "state:write", operation.key)
             self.mutations.append(StateMutation(op="set", key=operation.key, value=operation.value))
             self._counts["state_set"] += 1
         elif type(operation) is _Delete:
-            _demand(self._capabilities, "state:write", operation.key)
+            demand(self._capabilities, "state:write", operation.key)
             self.mutations.append(StateMutation(op="delete", key=operation.key))
             self._counts["state_delete"] += 1
         elif type(operation) is _Emit:
-            _demand(self._capabilities, "events:emit", operation.name)
+            demand(self._capabilities, "events:emit", operation.name)
             self.events.append(EmittedEvent(name=operation.name, payload=operation.payload))
             self._counts["emit"] += 1
         elif type(operation) is _View:
-            _demand(self._capabilities, "view:update", operation.id)
+            demand(self._capabilities, "view:update", operation.id)
             self.view_commands.append(ViewCommand(id=operation.id, data=operation.data))
             self._counts["view"] += 1
 
 
-def _demand(capabilities: CapabilitySet, kind: str, name: str) -> None:
+def demand(capabilities: CapabilitySet, kind: str, name: str) -> None:
+    """Raise `PermissionDenied` for what the handler may not do."""
     if not capabilities.allows(kind, name):
         token = f"{kind}:{name}"[:300]
         raise PermissionDenied(f"the handler has no capability {token}", token=token)
@@ -208,7 +209,7 @@ def _demand(capabilities: CapabilitySet, kind: str, name: str) -> None:
 
 def _check_calls(calls: list[PendingCall], capabilities: CapabilitySet, usage: Usage) -> None:
     for call in calls:
-        _demand(capabilities, "ext", call.extension)
+        demand(capabilities, "ext", call.extension)
         # Ids rise, so a forged one can never answer for a call that is already on its way.
         if call.call_id <= usage.last_call_id or not bytes(call.args).lstrip().startswith(b"["):
             raise GuestError("the guest handed over a malformed extension call")
@@ -217,11 +218,17 @@ def _check_calls(calls: list[PendingCall], capabilities: CapabilitySet, usage: U
         usage.host_calls["ext_call"] += 1
 
 
-def _count(name: str, limit: int, used: int) -> None:
+def hold_to_count(name: str, limit: int, used: int) -> None:
+    """Raise `ResourceLimitExceeded` when more was used than the limit of this name."""
     if used > limit:
-        raise ResourceLimitExceeded(
-            f"the handler used {used} of {name}; the limit is {limit}", LimitBreach(name, limit, used)
-        )
+        raise count_breach(name, limit, used)
+
+
+def count_breach(name: str, limit: int, used: int) -> ResourceLimitExceeded:
+    """The error of a count that was passed."""
+    return ResourceLimitExceeded(
+        f"the handler used {used} of {name}; the limit is {limit}", LimitBreach(name, limit, used)
+    )
 
 
 def _bounded_denials(denials: list[str], usage: Usage) -> tuple[str, ...]:

@@ -17,9 +17,6 @@ from wasmtime import _ffi
 from nexus_core.engine import bindings
 from nexus_core.engine.wasm_engine import WasmEngine
 
-Steps = Generator[None, None, Any]
-"""A run of the guest: yields at each epoch tick, where its driver checks time and may close it."""
-
 _MOST_ARGUMENTS = 8
 _ONE_TICK = c_uint64(1)
 _FIRST_TICKS = c_uint64(2)

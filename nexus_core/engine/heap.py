@@ -85,7 +85,7 @@ class AttachedHeap:
         if self._watching:
             if image.hot.learning:
                 image.hot.learn(self._touched_pages(image.memory_size))
-            self._drop(0, image.memory_size)
+            self._advise(0, image.memory_size, _DONTNEED)
             if not image.hot.learning:
                 self.attach(image)
             return
@@ -148,9 +148,6 @@ class AttachedHeap:
         # Where the kernel does not tell of all of them, each may be touched.
         entries.extend([_MAPPED] * (count - len(entries)))
         return frozenset(number for number, entry in enumerate(entries) if entry >= _MAPPED)
-
-    def _drop(self, start: int, length: int) -> None:
-        self._advise(start, length, _DONTNEED)
 
     def _advise(self, start: int, length: int, advice: c_int) -> None:
         if bindings.libc_madvise(c_void_p(self.address + start), c_size_t(length), advice):

@@ -16,18 +16,18 @@ from typing import Any, Protocol
 
 from nexus_core.engine import bindings
 from nexus_core.engine.call import GuestCall
-from nexus_core.engine.flush import FlushReader, Thrown
+from nexus_core.engine.driver import TimeBudget, finish
+from nexus_core.engine.flush import FlushReader, Thrown, demand, hold_to_count
 from nexus_core.engine.guest import Guest, signatures
 from nexus_core.engine.image import WASM_PAGE, HeapImage, ImageArena, decode_image, nonzero_pages
 from nexus_core.engine.wasm_engine import WasmEngine
-from nexus_core.errors import InternalError, LimitBreach, PermissionDenied, ResourceLimitExceeded
+from nexus_core.errors import InternalError
 from nexus_core.limits import KIB, MIB
 
 GUEST_SHA256 = "647ab11ae29cc6d39a6d17d3aa1e7a6a0b5fb9c44b4864475a18bc644f926050"
 """`_guest.wasm` of quickjs-rs 0.2.6."""
 
 STATUS_OK = 0
-STATUS_JS_ERROR = 1
 
 MOST_JOBS_AT_ONCE = 100_000
 """The guest's `execute_pending_jobs` stops after so many, and returns how many it ran."""
@@ -73,6 +73,12 @@ class JavaScriptGuest(Guest):
         if place:
             self.write(place, data)
         return place
+
+    def run_jobs(self) -> Generator[None, None, None]:
+        """Run what promises have queued until nothing is left; yields at each tick."""
+        while (yield from self.enter(self.exports["execute_pending_jobs"])) >= MOST_JOBS_AT_ONCE:
+            # More may be left; here the driver looks at the time.
+            yield
 
     def near(self, limit: int) -> bool:
         """Whether memory has grown so near `limit` bytes that one more request can fail."""
@@ -174,14 +180,15 @@ class JavaScriptEngine:
         arguments = guest.put(struct.pack("<3i", host_random, breaches, make_random))
         undefined, out = guest.call(exports["new_undefined"]), guest.put(bytes(4))
         started = guest.enter(exports["call_function"], function, undefined, arguments, 3, out)
-        if finish(started) != STATUS_OK:
+        if finish(started, TimeBudget(0, 0)) != STATUS_OK:
             raise InternalError("the bootstrap does not start")
         entries = guest.word(out)
         return {name: guest.property(entries, name) for name in _ENTRIES}
 
     def _evaluate(self, guest: JavaScriptGuest, script: str) -> int:
         source, out = script.encode(), guest.put(bytes(4))
-        status = finish(guest.enter(guest.exports["eval_code"], guest.put(source), len(source), out))
+        entered = guest.enter(guest.exports["eval_code"], guest.put(source), len(source), out)
+        status = finish(entered, TimeBudget(0, 0))
         if status != STATUS_OK:
             raise InternalError("the bootstrap does not load")
         return guest.word(out)
@@ -231,15 +238,10 @@ def _host_call(guest: Any, values: Any) -> int:
 
 def _admit_random(call: GuestCall) -> None:
     """Check and count it here too: a handler can reach the bootstrap's functions and lie to them."""
-    if not call.policy.capabilities.allows("crypto", "random"):
-        raise PermissionDenied("the handler has no capability crypto:random", token="crypto:random")  # noqa: S106
-    counts, limit = call.usage.host_calls, call.policy.limits.max_host_calls
+    demand(call.policy.capabilities, "crypto", "random")
+    counts = call.usage.host_calls
     counts["random"] += 1
-    if counts.total() > limit:
-        raise ResourceLimitExceeded(
-            f"the handler used {limit + 1} of max_host_calls; the limit is {limit}",
-            LimitBreach("max_host_calls", limit, limit + 1),
-        )
+    hold_to_count("max_host_calls", call.policy.limits.max_host_calls, counts.total())
 
 
 def _module_normalize(guest: Any, values: Any) -> int:
@@ -270,15 +272,6 @@ def _answer_text(guest: Any, ask: Any, out_length: int) -> int:
     guest.write(out_length, struct.pack("<I", len(data)))
     guest.resume_ticks()
     return place
-
-
-def finish(steps: Generator[None, None, int]) -> int:
-    """Drive a run of trusted code to its end, with no limit of time."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return int(end.value)
 
 
 def image_size_for(needed: int, smallest: int = IMAGE_SIZES[0]) -> int | None:

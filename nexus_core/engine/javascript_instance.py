@@ -11,13 +11,12 @@ import msgspec
 
 from nexus_core.engine.bindings import EngineFault, GuestTrap, TrapCode
 from nexus_core.engine.call import GuestCall
-from nexus_core.engine.flush import Flush
+from nexus_core.engine.flush import Flush, count_breach
 from nexus_core.engine.heap import AttachedHeap, HeapDelta
 from nexus_core.engine.image import HeapImage
 from nexus_core.engine.instance import Steps
 from nexus_core.engine.javascript import (
     INPUT_BUFFER_BYTES,
-    MOST_JOBS_AT_ONCE,
     STATUS_OK,
     BreachReported,
     JavaScriptEngine,
@@ -26,7 +25,6 @@ from nexus_core.errors import (
     GuestError,
     LimitBreach,
     MemoryLimitExceeded,
-    ResourceLimitExceeded,
     StackOverflow,
 )
 from nexus_core.limits import ENGINE_STACK_BYTES, MIB, ResourceLimits
@@ -47,7 +45,6 @@ class JavaScriptInstance:
         exports = self._guest.exports
         self._new_string = exports["new_string"]
         self._call_function = exports["call_function"]
-        self._run_jobs = exports["execute_pending_jobs"]
         self._get_string = exports["get_string"]
         self._last_length = exports["qjs_last_len"]
         self._last_pointer = exports["qjs_last_ptr"]
@@ -163,9 +160,7 @@ class JavaScriptInstance:
             argument = yield from self._string(text)
             guest.begin()
             yield from self._enter(handles[entry], argument)
-            while (yield from guest.enter(self._run_jobs)) >= MOST_JOBS_AT_ONCE:
-                # More may be left; here the driver looks at the time.
-                yield
+            yield from guest.run_jobs()
             data = yield from self._text_of((yield from self._enter(handles["flush"])))
         except (EngineFault, BreachReported) as fault:
             self._explain(fault)
@@ -228,17 +223,11 @@ class JavaScriptInstance:
         limits = self._limits
         if self._guest.breach is not None:
             limit = getattr(limits, self._guest.breach, 0)
-            breach = LimitBreach(self._guest.breach, limit, limit + 1)
-            raise ResourceLimitExceeded(
-                f"the handler used {breach.used} of {breach.name}; the limit is {limit}", breach
-            ) from None
+            raise count_breach(self._guest.breach, limit, limit + 1) from None
         code = fault.code if isinstance(fault, GuestTrap) else None
         # The guest's own stack lies at the bottom of its memory: running off it is out of bounds.
         if code in (TrapCode.STACK_OVERFLOW, TrapCode.MEMORY_OUT_OF_BOUNDS):
-            raise StackOverflow(
-                f"the handler recursed deeper than stack_size_bytes ({limits.stack_size_bytes})",
-                LimitBreach("stack_size_bytes", limits.stack_size_bytes, limits.stack_size_bytes + 1),
-            ) from None
+            raise self._stack_breach() from None
         # The guest's Rust side aborts when it gets no memory.
         if code is TrapCode.UNREACHABLE and self._sought_memory():
             self._memory_breach()
@@ -261,11 +250,14 @@ class JavaScriptInstance:
             "stack overflow",
             "Maximum call stack size exceeded",
         ):
-            limit = self._limits.stack_size_bytes
-            raise StackOverflow(
-                f"the handler recursed deeper than stack_size_bytes ({limit})",
-                LimitBreach("stack_size_bytes", limit, limit + 1),
-            )
+            raise self._stack_breach()
+
+    def _stack_breach(self) -> StackOverflow:
+        limit = self._limits.stack_size_bytes
+        return StackOverflow(
+            f"the handler recursed deeper than stack_size_bytes ({limit})",
+            LimitBreach("stack_size_bytes", limit, limit + 1),
+        )
 
     def _memory_breach(self) -> NoReturn:
         limit = self._limits.memory_limit_bytes

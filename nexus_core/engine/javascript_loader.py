@@ -13,13 +13,13 @@ from nexus_core.engine.flush import Thrown
 from nexus_core.engine.heap import AttachedHeap
 from nexus_core.engine.image import WASM_PAGE, HeapImage
 from nexus_core.engine.javascript import (
-    MOST_JOBS_AT_ONCE,
     STATUS_OK,
     JavaScriptEngine,
     JavaScriptGuest,
     ModuleFiles,
     image_size_for,
 )
+from nexus_core.engine.modules import MAIN
 from nexus_core.errors import CompilationError, LimitBreach, MemoryLimitExceeded, NexusError
 from nexus_core.limits import KIB
 
@@ -86,15 +86,15 @@ class JavaScriptLoader:
         world = guest.call(exports["global_object"])
         name = guest.put(_REGISTER.encode())
         guest.call(exports["set_prop"], world, name, len(_REGISTER), handles["register"])
-        place, main, out = guest.put(source), guest.put(b"nexus:main"), handles["out"]
+        place, main, out = guest.put(source), guest.put(MAIN.encode()), handles["out"]
+        module = (place, len(source), main, len(MAIN))
         guest.modules = self._modules
         guest.begin()
-        status = yield from guest.enter(exports["eval_module_async"], place, len(source), main, 10, out)
+        status = yield from guest.enter(exports["eval_module_async"], *module, out)
         if status != STATUS_OK:
             yield from self._fail_with_exception()
         evaluation = guest.word(out)
-        while (yield from guest.enter(exports["execute_pending_jobs"])) >= MOST_JOBS_AT_ONCE:
-            yield
+        yield from guest.run_jobs()
         yield from self._check_settled(evaluation)
         tidy = f"delete globalThis.{_REGISTER}".encode()
         guest.begin_short()

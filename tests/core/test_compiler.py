@@ -374,7 +374,7 @@ async def test_a_roomier_image_stays_within_the_memory_limit(runtime: Runtime) -
 async def test_a_failed_regrowth_reaches_no_call(runtime: Runtime) -> None:
     """A handler that only loads at times goes on with the image it has."""
     compiled = await runtime.check(fresh(name="moody"))
-    compiled.source = handler("export default 1", name="moody")
+    compiled.plan.source = handler("export default 1", name="moody")
     for _ in range(3):
         await runtime.compiler.note_growth(compiled)
     assert sample(scrape(runtime.metrics), "nexus_images_regrown_total") == 0

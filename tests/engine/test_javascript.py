@@ -9,6 +9,7 @@ import pytest
 
 from nexus_core.engine import javascript as module
 from nexus_core.engine.bindings import EngineFault
+from nexus_core.engine.driver import TimeBudget, finish
 from nexus_core.engine.flush import Thrown
 from nexus_core.engine.image import WASM_PAGE, ImageArena
 from nexus_core.engine.javascript import (
@@ -17,7 +18,6 @@ from nexus_core.engine.javascript import (
     IMAGE_SIZES,
     JavaScriptEngine,
     JavaScriptGuest,
-    finish,
     image_size_for,
 )
 from nexus_core.engine.wasm_engine import WasmEngine
@@ -174,7 +174,7 @@ def call_host(guest: JavaScriptGuest, name: str) -> int:
     undefined, out = guest.call(exports["new_undefined"]), guest.put(bytes(4))
     guest.begin()
     started = guest.enter(exports["call_function"], function, undefined, 0, 0, out)
-    return finish(started)
+    return finish(started, TimeBudget(0, 0))
 
 
 @pytest.mark.parametrize(
