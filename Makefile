@@ -6,13 +6,15 @@ COVERAGE ?= --cov --cov-report=term
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# The SAM CLI's pins clash with ours; one environment of it serves every VENV.
+SAM_TOOLS := .venv-sam/.installed
 
-.PHONY: run test check fmt bench soak fuzz clean
+.PHONY: run test check fmt bench soak fuzz clean sam-tools
 
 run: $(READY)  ## serve handlers/ on 127.0.0.1:8080
 	$(BIN)/nexus serve
 
-test: $(READY)  ## run the tests; fails below the coverage floor of pyproject.toml
+test: $(READY) $(SAM_TOOLS)  ## run the tests; fails below the coverage floor of pyproject.toml
 	$(BIN)/pytest $(COVERAGE)
 
 check: $(READY)  ## lint, formatting and types
@@ -33,6 +35,8 @@ soak: $(READY)  ## the tests that run for minutes
 fuzz: $(READY)  ## every property, with many more random examples than `make test` tries
 	$(BIN)/pytest -m "hypothesis and not soak" --hypothesis-profile=fuzz
 
+sam-tools: $(SAM_TOOLS)  ## the SAM CLI with its Lambda emulator, and cfn-lint, in .venv-sam
+
 clean:  ## remove what these targets made
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist
 	rm -rf nexus.egg-info
@@ -42,4 +46,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nexus needs Python 3.11 or later: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Without compiling: of its 6,000 modules few are ever imported.
+$(SAM_TOOLS): infra/lambda/sam-requirements.txt
+	$(PYTHON) -m venv .venv-sam
+	.venv-sam/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile -r $<
 	@touch $@
