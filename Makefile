@@ -48,8 +48,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# Without compiling: of its 6,000 modules few are ever imported.
+# By uv, because pip takes 40 s for these 340 MB and uv 5 s.
 $(SAM_TOOLS): infra/lambda/sam-requirements.txt
 	$(PYTHON) -m venv .venv-sam
-	.venv-sam/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile -r $<
+	.venv-sam/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	.venv-sam/bin/uv pip install --quiet --python .venv-sam/bin/python --no-deps -r $<
 	@touch $@
