@@ -137,6 +137,15 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shutdown_timeout_ms: Annotated[
         int, Meta(ge=0, le=_HOUR_MS, description="How long a stop waits for running calls.")
     ] = 10_000
+    deadline_margin_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="Kept back from the time a host leaves for an event (Lambda), "
+            "so that the answer gets out.",
+        ),
+    ] = 500
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
     ] = "info"

@@ -187,7 +187,7 @@ def _stamp_of(paths: Iterable[Path]) -> _Stamp:
 
 
 def _tabulate(outcomes: Mapping[str, HandlerSource | InvalidHandler]) -> _Table:
-    """The table of all handlers; of two that claim one HTTP route, the later name is refused."""
+    """The table of all handlers; of two that claim the same trigger, the later name is refused."""
     sources: dict[str, HandlerSource] = {}
     errors: dict[str, InvalidHandler] = {}
     claimed: dict[tuple[str, ...], str] = {}
@@ -198,22 +198,18 @@ def _tabulate(outcomes: Mapping[str, HandlerSource | InvalidHandler]) -> _Table:
             errors[name] = collision
         else:
             sources[name] = outcome
-            claimed.update(dict.fromkeys(_shapes(outcome), name))
+            claimed.update({trigger.claim: name for trigger in outcome.manifest.triggers})
     by_kind = {kind: _sorted_triggers(kind, sources) for kind in TRIGGER_KINDS}
     return _Table(MappingProxyType(sources), MappingProxyType(errors), MappingProxyType(by_kind))
 
 
-def _shapes(source: HandlerSource) -> list[tuple[str, ...]]:
-    """What the handler's HTTP triggers claim."""
-    triggers = source.manifest.triggers
-    return [parse_http_route(trigger.pattern).shape for trigger in triggers if trigger.kind == "http"]
-
-
 def _collision(source: HandlerSource, claimed: Mapping[tuple[str, ...], str]) -> InvalidHandler | None:
     for trigger in source.manifest.triggers:
-        owner = claimed.get(parse_http_route(trigger.pattern).shape) if trigger.kind == "http" else None
+        owner = claimed.get(trigger.claim)
         if owner is not None:
-            return InvalidHandler(f"HTTP trigger {trigger.pattern!r} already belongs to handler {owner!r}")
+            return InvalidHandler(
+                f"trigger {trigger.kind} {trigger.pattern!r} already belongs to handler {owner!r}"
+            )
     return None
 
 

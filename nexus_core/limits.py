@@ -81,6 +81,10 @@ class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             }
         )
 
+    def within(self, timeout_ms: int) -> ResourceLimits:
+        """These limits with at most `timeout_ms` (1 or more) of wall time: what a host has left."""
+        return msgspec.structs.replace(self, timeout_ms=_tighter("timeout_ms", self.timeout_ms, timeout_ms))
+
 
 def _tighter(name: str, mine: int, theirs: int) -> int:
     """The smaller value, where the 0 of a time means "none" and so is the loosest."""

@@ -1,4 +1,8 @@
-"""What starts a handler beside `POST /invoke/<name>`: triggers, and the rules of HTTP routes."""
+"""What starts a handler beside `POST /invoke/<name>`: triggers, and the rules of their patterns.
+
+The pattern of every kind but `http` is a name (of a queue, an event type, a rule, ...), the beginning of
+one with a `*` at its end, or the whole ARN of an AWS resource.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,13 @@ class Trigger(NamedTuple):
 
     kind: str
     pattern: str
+
+    @property
+    def claim(self) -> tuple[str, ...]:
+        """What no second handler may claim: an event starts one handler."""
+        if self.kind == "http":
+            return (self.kind, *parse_http_route(self.pattern).shape)
+        return (self.kind, self.pattern)
 
 
 class HttpRoute(NamedTuple):
@@ -62,7 +73,16 @@ def parse_trigger(kind: str, pattern: str) -> Trigger:
         raise InvalidHandler(f"trigger {kind} is longer than {MAX_PATTERN_LENGTH} characters")
     if kind == "http":
         parse_http_route(pattern)
+    else:
+        _check_name(kind, pattern)
     return Trigger(kind, pattern)
+
+
+def _check_name(kind: str, pattern: str) -> None:
+    if "*" in pattern[:-1]:
+        raise InvalidHandler(f"trigger {kind} {pattern!r}: a '*' may only stand at the end of a name")
+    if pattern.startswith("arn:") and pattern.endswith("*"):
+        raise InvalidHandler(f"trigger {kind} {pattern!r}: an ARN is written in full, without '*'")
 
 
 def parse_http_route(pattern: str) -> HttpRoute:

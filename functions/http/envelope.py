@@ -11,12 +11,18 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs
 
+from starlette.types import Scope
+
 from nexus_core.capabilities import CapabilitySet
 from nexus_core.errors import InvalidHandler, InvalidRequest
+from nexus_core.limits import ResourceLimits
 from nexus_core.stores.bounds import check_session
 
 Headers = Mapping[bytes, bytes]
 """Request headers by lower-case name; of a repeated one, the last."""
+
+TIMEOUT_EXTENSION: Final = "nexus.timeout"
+"""The ASGI extension by which a host tells how many milliseconds (1 or more) it has left for a request."""
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -81,6 +87,15 @@ def capabilities_of(headers: Headers) -> CapabilitySet | None:
         return CapabilitySet.parse(token for token in tokens if token)
     except InvalidHandler as error:
         raise InvalidRequest(f"Nexus-Capabilities: {error.message}") from None
+
+
+def host_limits(scope: Scope, limits: ResourceLimits) -> ResourceLimits | None:
+    """The handler's `limits` within the time the host has left for this request; None when it sets none.
+
+    A host tells the milliseconds as the ASGI extension `nexus.timeout`.
+    """
+    left = (scope.get("extensions") or {}).get(TIMEOUT_EXTENSION)
+    return None if left is None else limits.within(left)
 
 
 def wants_minimal(headers: Headers) -> bool:

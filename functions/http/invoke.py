@@ -9,10 +9,18 @@ from starlette.types import Scope, Send
 from functions.http.answers import Answer, result_answer, send_answer
 from functions.http.auth import Gate
 from functions.http.bodies import RequestBody, check_size, checked_json
-from functions.http.envelope import Headers, capabilities_of, session_of, traceparent_of, wants_minimal
+from functions.http.envelope import (
+    Headers,
+    capabilities_of,
+    host_limits,
+    session_of,
+    traceparent_of,
+    wants_minimal,
+)
 from functions.http.problems import method_not_allowed
 from nexus_core.context import ExecutionContext
 from nexus_core.errors import NexusError
+from nexus_core.limits import ResourceLimits
 
 if TYPE_CHECKING:
     from nexus_core.runtime import Runtime
@@ -29,7 +37,7 @@ class Invocation:
     def __init__(self, runtime: Runtime, gate: Gate) -> None:
         self._execute = runtime.execute
         self._handlers = runtime.handlers
-        self._default_limit = runtime.config.limits.max_input_bytes
+        self._default_limits = runtime.config.limits
         self._admit = gate.admit
 
     async def __call__(
@@ -39,35 +47,43 @@ class Invocation:
         handler: str = scope["path"][len(PREFIX) :]
         if scope["method"] != "POST":
             raise method_not_allowed(scope["method"], PREFIX + "{handler}", ["POST"])
-        limit = self._admitted(handler, headers)
-        event = await body.read(limit)
-        answer = await self._answer(handler, scope["query_string"], headers, event, request_id)
+        limits = self._admitted(handler, headers)
+        event = await body.read(limits.max_input_bytes)
+        narrowed = host_limits(scope, limits)
+        answer = await self._answer(handler, scope["query_string"], headers, event, request_id, narrowed)
         await send_answer(send, answer, request_id)
 
     async def answer(
         self, handler: str, query: bytes, headers: Headers, body: bytes, request_id: str
     ) -> Answer:
         """The answer to a request that is here as a whole."""
-        check_size(len(body), self._admitted(handler, headers))
+        check_size(len(body), self._admitted(handler, headers).max_input_bytes)
         return await self._answer(handler, query, headers, body, request_id)
 
-    def _admitted(self, handler: str, headers: Headers) -> int:
-        """Let the caller pass or not; gives the bytes its body may have."""
+    def _admitted(self, handler: str, headers: Headers) -> ResourceLimits:
+        """Let the caller pass or not; gives the limits of what it calls."""
         self._admit(headers).require_invoke(handler)
         try:
-            return self._handlers.get(handler).manifest.limits.max_input_bytes
+            return self._handlers.get(handler).manifest.limits
         except NexusError:
             # A handler that cannot be had is the core's to report.
-            return self._default_limit
+            return self._default_limits
 
     async def _answer(
-        self, handler: str, query: bytes, headers: Headers, body: bytes, request_id: str
+        self,
+        handler: str,
+        query: bytes,
+        headers: Headers,
+        body: bytes,
+        request_id: str,
+        limits: ResourceLimits | None = None,
     ) -> Answer:
         context = ExecutionContext(
             request_id=request_id,
             event=checked_json(body),
             session=session_of(query, headers),
             capabilities=capabilities_of(headers),
+            limits=limits,
             traceparent=traceparent_of(headers),
         )
         result = await self._execute(handler, context)

@@ -9,7 +9,7 @@ from starlette.types import Scope, Send
 from functions.http.answers import send_answer
 from functions.http.auth import Gate
 from functions.http.bodies import RequestBody
-from functions.http.envelope import Headers, capabilities_of, session_of, traceparent_of
+from functions.http.envelope import Headers, capabilities_of, host_limits, session_of, traceparent_of
 from functions.http.trigger_answers import trigger_answer
 from functions.http.trigger_events import TriggerRoutes, http_event
 from nexus_core.context import ExecutionContext
@@ -42,6 +42,7 @@ class TriggeredCalls:
             # A route's own `?session=` is the handler's business: only the header names a session here.
             session=session_of(b"", headers),
             capabilities=capabilities_of(headers),
+            limits=host_limits(scope, limits),
             traceparent=traceparent_of(headers),
         )
         result = await self._runtime.execute(match.handler, context)

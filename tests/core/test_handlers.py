@@ -333,6 +333,17 @@ def test_later_name_loses_a_route_to_the_earlier(tmp_path: Path) -> None:
     assert registry.triggers("http") == ((("http", "GET /users/{name}"), "b"),)
 
 
+def test_one_queue_has_one_handler(tmp_path: Path) -> None:
+    """Of two handlers with the same trigger of any kind the later by name is refused."""
+    trigger = "[[triggers]]\n%s = 'orders'"
+    write(tmp_path, {"a.js": CODE, "a.toml": trigger % "sqs", "b.js": CODE, "b.toml": trigger % "sqs"})
+    write(tmp_path, {"c.js": CODE, "c.toml": trigger % "sns"})
+    registry = HandlerRegistry(tmp_path, DEFAULTS)
+    with pytest.raises(InvalidHandler, match="trigger sqs 'orders' already belongs to handler 'a'"):
+        registry.get("b")
+    assert registry.triggers("sns") == ((("sns", "orders"), "c"),)
+
+
 def test_triggers_are_listed_by_kind(tmp_path: Path) -> None:
     """Triggers are given per kind; HTTP ones with literal segments before parameters."""
     write(tmp_path, {"a.js": CODE, "a.toml": "[[triggers]]\nhttp = 'GET /u/{id}'\n[[triggers]]\nsqs = 'q'"})

@@ -91,3 +91,11 @@ def test_a_time_of_zero_never_widens() -> None:
     assert limited.narrowed(unlimited).timeout_ms == 2_000
     assert unlimited.narrowed(limited).timeout_ms == 2_000
     assert unlimited.narrowed(unlimited).timeout_ms == 0
+
+
+@given(limits=SMALL, left=st.integers(1, 10))
+def test_what_a_host_has_left_bounds_the_time_alone(limits: ResourceLimits, left: int) -> None:
+    """Within a host's time a call has the shorter of the two, and every other limit unchanged."""
+    within = limits.within(left)
+    assert amount(within, "timeout_ms") == min(amount(limits, "timeout_ms"), left)
+    assert msgspec.structs.replace(within, timeout_ms=limits.timeout_ms) == limits

@@ -22,6 +22,9 @@ def test_every_kind_takes_a_pattern(kind: str) -> None:
         ("sqs", "a\nb", "printable"),
         ("sqs", " queue", "without spaces"),
         ("sqs", "q" * 513, "longer than 512"),
+        ("sqs", "a*b", "'*' may only stand at the end"),
+        ("s3", "*.jpg", "'*' may only stand at the end"),
+        ("sns", "arn:aws:sns:eu-west-1:1:*", "an ARN is written in full"),
     ],
 )
 def test_bad_triggers_are_refused(kind: str, pattern: str, reason: str) -> None:
