@@ -107,10 +107,14 @@ def test_state_sizes_are_those_of_the_code() -> None:
 
 
 def test_every_dependency_has_its_reason() -> None:
-    """docs/architecture.md lists exactly the packages that pyproject.toml asks for."""
+    """docs/architecture.md lists exactly the packages that pyproject.toml asks for, the extra's as well."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [re.split(r"[<>=~\[]", line)[0].replace("_", "-") for line in project["dependencies"]]
-    assert [name.replace("_", "-") for name in table(ARCHITECTURE, "Dependencies")] == needed
+    for title, lines in (
+        ("Dependencies", project["dependencies"]),
+        ("Dependencies of the extra `lambda`", project["optional-dependencies"]["lambda"]),
+    ):
+        needed = [re.split(r"[<>=~\[]", line)[0].replace("_", "-") for line in lines]
+        assert [name.replace("_", "-") for name in table(ARCHITECTURE, title)] == needed
 
 
 def test_the_rooms_are_there() -> None:
