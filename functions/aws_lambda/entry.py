@@ -1,0 +1,42 @@
+"""What Lambda imports: the function's handler is `functions.aws_lambda.entry.handler`.
+
+Importing this module is INIT: it reads the settings, builds the runtime and warms it, once per process. It is
+the one module with state of its own, because an imported name is how Lambda finds a function.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Final
+
+from functions.aws_lambda.adapter import LambdaAdapter, Unwatched
+from nexus_core.build import build_runtime
+from nexus_core.config import load_config
+
+_WARM_SECONDS: Final = 2.0
+"""Lambda gives INIT 10 s; what does not fit in here is compiled, or read, at its first call."""
+
+_STOP_SECONDS: Final = 0.25
+"""Lambda kills the process 300 ms after its SIGTERM."""
+
+
+def start(environ: Mapping[str, str]) -> LambdaAdapter:
+    """The function, ready for events. Raises `ConfigError`, which ends INIT and shows in the log."""
+    adapter = LambdaAdapter(build_runtime(load_config(environ)), Unwatched())
+    adapter.start()
+    adapter.warm(_WARM_SECONDS)
+    return adapter
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End the process in order; Lambda sends SIGTERM only where an extension is registered."""
+    handler.close(_STOP_SECONDS)
+    sys.exit(0)
+
+
+handler: Final = start(os.environ)
+signal.signal(signal.SIGTERM, _stop)
