@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ from nexus_core.errors import NexusError
 from nexus_core.result import ErrorInfo
 
 if TYPE_CHECKING:
-    from functions.cli.seed_compiler import SeedCompiler
+    from functions.cli.seed_compiler import MachineCode, SeedCompiler
+
+_ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+"""Names of architectures, as AWS, containers and kernels spell them, and the kernel's name of each."""
 
 
 class BuiltHandler(msgspec.Struct, frozen=True):
@@ -47,21 +51,38 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     metavar="DIR",
     help="Folder of the seed.",
 )
+@click.option("--portable", is_flag=True, help="Machine code for every processor of the architecture.")
+@click.option(
+    "--arch",
+    type=click.Choice(tuple(_ARCHITECTURES)),
+    help="Architecture of the server; default: this machine's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 @common_settings
 @click.pass_context
-def command(context: click.Context, /, out: Path, as_json: bool, **options: Any) -> None:
+def command(
+    context: click.Context, /, out: Path, portable: bool, arch: str | None, as_json: bool, **options: Any
+) -> None:
     """Compile all handlers, and the engine itself, into a seed cache.
 
     A server that finds the folder under NEXUS_CACHE_SEED_DIR compiles none of them. Machine code in
-    it fits processors like this one; where it does not fit, the server compiles as without a seed.
+    it fits processors like this one, with --portable all of its architecture; where it does not fit,
+    the server compiles the engine when it starts. For another architecture (--arch) it is left out:
+    compiled handlers fit every one, the engine does not, and cannot be compiled for it here.
+
     Exit code: 0 all handlers are in it, 1 some could not be compiled, 2 nothing could be built.
     """
     config = read_settings(options)
     targets = list(handlers_of(config.handlers_dir, config))
     if not targets:
         raise click.UsageError(f"there are no handlers in {config.handlers_dir}")
-    built = _build(targets, out, config)
+    code = _machine_code(portable, arch)
+    if code == "none":
+        say(
+            f"the engine cannot be compiled for {arch} on {platform.machine()}: "
+            "it is not in the seed, and each server compiles it once, when it starts"
+        )
+    built = _build(targets, out, config, code)
     if as_json:
         click.echo(msgspec.json.encode(built))
     else:
@@ -70,11 +91,17 @@ def command(context: click.Context, /, out: Path, as_json: bool, **options: Any)
         context.exit(EXIT_FAILED)
 
 
-def _build(targets: Sequence[Target], out: Path, config: RuntimeConfig) -> Built:
+def _machine_code(portable: bool, arch: str | None) -> MachineCode:
+    if arch is not None and _ARCHITECTURES[arch] != platform.machine():
+        return "none"
+    return "portable" if portable else "native"
+
+
+def _build(targets: Sequence[Target], out: Path, config: RuntimeConfig, code: MachineCode) -> Built:
     """Fill the seed; raises `CacheUnavailable` when the folder cannot be written."""
     from functions.cli.seed_compiler import SeedCompiler
 
-    with SeedCompiler(out, config) as compiler:
+    with SeedCompiler(out, config, code) as compiler:
         handlers = asyncio.run(_compile_all(targets, compiler))
         removed = compiler.finish()
     size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from nexus_core.caches.memory import MemoryCache
 from nexus_core.caches.seed import SeedWriter
@@ -19,11 +19,15 @@ from nexus_core.extensions.registry import ExtensionRegistry
 from nexus_core.handler_source import HandlerSource
 from nexus_core.metrics import MetricsCollector
 
+MachineCode = Literal["native", "portable", "none"]
+"""Machine code in a seed: for this processor, for all of this architecture, or left to the first start."""
+
 
 class SeedCompiler:
     """A context manager; entering compiles the engine into the seed, `compile` each handler."""
 
-    def __init__(self, out: Path, config: RuntimeConfig) -> None:
+    def __init__(self, out: Path, config: RuntimeConfig, machine_code: MachineCode = "native") -> None:
+        self._machine_code = machine_code
         self._writer = SeedWriter(out, secret=config.cache_key.encode() if config.cache_key else None)
         self._extensions = ExtensionRegistry(config)
         self._parts = ExitStack()
@@ -39,11 +43,12 @@ class SeedCompiler:
 
     def __enter__(self) -> Self:
         cache = _WriteOnly(self._writer)
+        code = _Discarding() if self._machine_code == "none" else cache
         # What was made is closed also when the next part fails, as when the folder cannot be written.
         with self._parts:
             arena = ImageArena()
             self._parts.callback(arena.close)
-            engine = WasmEngine(cache)
+            engine = WasmEngine(code, portable=self._machine_code == "portable")
             self._parts.callback(engine.close)
             threads = self._parts.enter_context(ThreadPoolExecutor(1))
             # No handler is compiled twice, so none needs to stay in memory.
@@ -76,3 +81,14 @@ class _WriteOnly:
     def store(self, key: str, data: bytes) -> None:
         """Write an entry; raises `CacheUnavailable` when that cannot be done."""
         self._writer.store(key, data)
+
+
+class _Discarding:
+    """A code cache that keeps nothing: this machine's code is of no use where the seed goes."""
+
+    def load(self, key: str) -> bytes | None:  # noqa: ARG002 - the interface of a cache
+        """Nothing."""
+        return None
+
+    def store(self, key: str, code: bytes) -> None:
+        """Forget it."""

@@ -8,6 +8,7 @@ with the number of instances.
 from __future__ import annotations
 
 import hashlib
+import platform
 import threading
 from collections.abc import Callable
 from ctypes import c_size_t
@@ -50,10 +51,14 @@ class Current(threading.local):
 
 
 class WasmEngine:
-    """Owns the engine, the linker and the epoch ticker; makes modules from wasm, through `code_cache`."""
+    """Owns the engine, the linker and the epoch ticker; makes modules from wasm, through `code_cache`.
 
-    def __init__(self, code_cache: CodeCache) -> None:
-        self.engine = wasmtime.Engine(_configuration())
+    `portable`: machine code for every processor of this architecture, not for this one's features.
+    Any engine of the architecture runs either kind.
+    """
+
+    def __init__(self, code_cache: CodeCache, *, portable: bool = False) -> None:
+        self.engine = wasmtime.Engine(_configuration(portable=portable))
         self.pointer = bindings.address(self.engine.ptr())
         self.ticker = EpochTicker(self.engine)
         self.linker = wasmtime.Linker(self.engine)
@@ -117,8 +122,12 @@ class WasmEngine:
         self.ticker.close()
 
 
-def _configuration() -> wasmtime.Config:
+def _configuration(*, portable: bool) -> wasmtime.Config:
     config = wasmtime.Config()
+    if portable:
+        # Naming a target, even our own, leaves out every feature that is not common to all of its
+        # processors. Never a foreign one: this build of wasmtime then aborts the process.
+        config.target = f"{platform.machine()}-unknown-linux-gnu"
     config.epoch_interruption = True
     raw.wasmtime_config_max_wasm_stack_set(config.ptr(), _WASM_STACK_BYTES)
     raw.wasmtime_config_async_stack_size_set(config.ptr(), _FIBER_STACK_BYTES)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 
 from tests.cli.command import Command
 
@@ -22,12 +23,47 @@ def test_a_server_finds_all_in_the_seed(nexus: Command) -> None:
     write_handlers(nexus)
     built = nexus("build", "--out", "seed", "--json")
     assert (built.code, [one["error"] for one in json.loads(built.out)["handlers"]]) == (0, [None, None])
-    for name in ("one", "two"):
-        done = nexus(
-            "invoke", name, "--json", NEXUS_CACHE_SEED_DIR="seed", NEXUS_CACHE_DIR=str(nexus.folder / "disk")
-        )
-        assert json.loads(done.out)["metrics"]["cacheHit"] is True
+    assert all(with_seed_only(nexus, name) for name in ("one", "two"))
     assert not (nexus.folder / "disk").exists()
+
+
+def with_seed_only(nexus: Command, handler: str) -> bool:
+    """Whether a call with the seed and an empty disk cache found the handler compiled."""
+    done = nexus("invoke", handler, "--json", NEXUS_CACHE_SEED_DIR="seed", NEXUS_CACHE_DIR=disk(nexus))
+    hit: bool = json.loads(done.out)["metrics"]["cacheHit"]
+    return hit
+
+
+def disk(nexus: Command) -> str:
+    """A disk cache that no other test fills."""
+    return str(nexus.folder / "disk")
+
+
+def test_a_portable_seed_is_used(nexus: Command) -> None:
+    """Machine code made for every processor of this architecture serves this one; nothing is compiled."""
+    write_handlers(nexus)
+    done = nexus("build", "--portable", "--arch", platform.machine(), "--out", "seed")
+    assert (done.code, done.err) == (0, "")
+    assert with_seed_only(nexus, "two")
+    assert not (nexus.folder / "disk").exists()
+
+
+def test_a_seed_for_another_architecture_has_no_machine_code(nexus: Command) -> None:
+    """The build says that the engine is left to the start, which compiles it; compiled handlers fit."""
+    nexus.write("handlers/one.js", "return 1;")
+    other = "arm64" if platform.machine() == "x86_64" else "x86_64"
+    done = nexus("build", "--portable", "--arch", other, "--out", "seed")
+    assert (done.code, "each server compiles it once" in done.err) == (0, True)
+    assert [name for name in entries(nexus, "seed") if name.startswith("quickjs")] == []
+    assert with_seed_only(nexus, "one")
+    assert [path.name[:7] for path in (nexus.folder / "disk").glob("*.nxc")] == ["quickjs"]
+
+
+def test_an_architecture_nexus_does_not_know_is_refused(nexus: Command) -> None:
+    """A misspelt architecture is a mistake in the command, told with the known ones."""
+    nexus.write("handlers/one.js", "")
+    done = nexus("build", "--arch", "riscv", "--out", "seed")
+    assert (done.code, "arm64" in done.err) == (2, True)
 
 
 def test_a_second_build_has_the_same_parts(nexus: Command) -> None:

@@ -1,5 +1,7 @@
 """The engine: compiled code through a cache, and memory that never moves."""
 
+import re
+
 import pytest
 import wasmtime
 
@@ -38,6 +40,21 @@ def test_code_that_does_not_fit_is_compiled_anew(cache: CodeInMemory) -> None:
         assert [kind.name for kind in engine.load_module("m", WASM).exports] == ["one"]
         assert cache.kept[key] != broken
     engine.close()
+
+
+def test_portable_code_fits_every_processor_of_the_architecture(cache: CodeInMemory) -> None:
+    """It was compiled for no feature of this processor, and an engine made for this one loads it as it is."""
+    portable, native = WasmEngine(cache, portable=True), WasmEngine(cache)
+    portable.load_module("m", WASM)
+    (key,) = cache.kept
+    cache.kept[key] = code = bytes(cache.kept[key])
+    used = dict(re.findall(rb"(has_\w+)\x02(.)", code))
+    assert len(used) > 2
+    assert set(used.values()) == {b"\0"}
+    assert [kind.name for kind in native.load_module("m", WASM).exports] == ["one"]
+    assert cache.kept[key] is code
+    portable.close()
+    native.close()
 
 
 def test_each_module_has_a_key_of_its_own(cache: CodeInMemory) -> None:
