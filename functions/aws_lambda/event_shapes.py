@@ -63,9 +63,12 @@ def _records(event: Mapping[str, Any]) -> Source | None:
 
 
 def _http(event: Mapping[str, Any]) -> Source | None:
-    """HTTP API v2 and function URL, REST API v1, or ALB; not the WebSocket API, which has no method."""
+    """HTTP API v2 and function URL, REST API v1, or ALB.
+
+    Not the WebSocket API, which has no method, nor an authorizer's question, which looks like a request.
+    """
     context = event.get("requestContext")
-    if not isinstance(context, Mapping):
+    if not isinstance(context, Mapping) or "methodArn" in event or "routeArn" in event:
         return None
     if event.get("version") == "2.0":
         return Source.HTTP if isinstance(context.get("http"), Mapping) else None
