@@ -54,7 +54,7 @@ class LambdaAdapter:
 
     def __init__(self, runtime: Runtime, watcher: Watcher) -> None:
         self._loop = asyncio.new_event_loop()
-        # Mangum and Powertools run what they are given on the current loop: the runtime's own.
+        # Mangum makes a loop of its own where there is none.
         asyncio.set_event_loop(self._loop)
         self._runtime = runtime
         self._watcher = watcher
@@ -116,6 +116,8 @@ class LambdaAdapter:
 
     def _answer(self, source: Source, event: Mapping[str, Any], context: LambdaContext) -> Any:
         calls = Calls(self._runtime, context)
+        # Mangum and Powertools run what they are given on the current loop: it must be the runtime's own.
+        asyncio.set_event_loop(self._loop)
         if source is Source.HTTP:
             return self._http.answer(event, context, calls)
         if source is Source.DIRECT:

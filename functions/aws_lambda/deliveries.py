@@ -192,8 +192,8 @@ def _dynamodb(record: Mapping[str, Any]) -> Delivery:
             "table": table,
             "sequenceNumber": change.sequence_number,
             "keys": change.keys,
-            "newImage": change.new_image,
-            "oldImage": change.old_image,
+            "newImage": change.new_image or None,
+            "oldImage": change.old_image or None,
         }
     except (TypeError, ValueError, AttributeError, ArithmeticError):
         raise InvalidRequest("a dynamodb record has keys or images of no type that DynamoDB has") from None

@@ -66,17 +66,17 @@ class HttpEvents:
     def _misfit(self, error: Exception, calls: Calls) -> NexusError:
         """The error for a request, or a response, that Mangum cannot translate."""
         _log.warning("HTTP event: request_id=%s", calls.request_id, exc_info=error)
-        if self._waiting is calls:
+        if self._waiting is calls and isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
             return InvalidRequest("the event is no HTTP request of its kind")
-        return InternalError("the answer does not fit an HTTP response; the log has the cause")
+        return InternalError("Nexus failed to answer; its log has the cause under the request id")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application, told what Mangum does not tell it."""
         calls, self._waiting = self._waiting, None
         if calls is not None:
             scope["extensions"] = {TIMEOUT_EXTENSION: calls.left_ms()}
-            # A caller's own id comes later in the list, and the last one counts.
-            scope["headers"].insert(0, (b"x-request-id", calls.request_id.encode()))
+            if all(name != b"x-request-id" for name, _ in scope["headers"]):
+                scope["headers"].append((b"x-request-id", calls.request_id.encode()))
         scope["raw_path"] = quote(_sent_path(scope["aws.event"]), safe=_PATH_SAFE).encode()
         await self._application(scope, receive, send)
 

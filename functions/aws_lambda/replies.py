@@ -22,12 +22,12 @@ def direct_reply(result: CallAnswer) -> Any:
 
     What the call has stored and published by then stays.
     """
-    reply = msgspec.json.decode(msgspec.json.encode(result))
+    reply = _plain(result)
     size = _size(reply)
     if size <= MAX_REPLY_BYTES:
         return reply
     refused = WasmResult(status="error", error=ErrorInfo.of(_too_large(size)), metrics=result.metrics)
-    return msgspec.to_builtins(shown(refused))
+    return _plain(shown(refused))
 
 
 def http_reply(reply: dict[str, Any], request_id: str) -> dict[str, Any]:
@@ -50,6 +50,11 @@ def problem_reply(error: NexusError, request_id: str) -> dict[str, Any]:
 def fault(error: ErrorInfo, message: str | None = None) -> FaultException:
     """The error in the one form that the runtime client passes on without a traceback."""
     return FaultException(error.code.value, message or error.message, [])
+
+
+def _plain(result: CallAnswer) -> Any:
+    """The result as data: the runtime client encodes it once more, its raw texts too."""
+    return msgspec.json.decode(msgspec.json.encode(result))
 
 
 def _size(reply: object) -> int:
