@@ -13,9 +13,9 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from functions.aws_lambda.batches import Batches
 from functions.aws_lambda.calls import Calls, LambdaContext
 from functions.aws_lambda.direct import answer_direct
 from functions.aws_lambda.dispatch import CallFailed, Dispatch
@@ -27,6 +27,7 @@ from nexus_core.errors import InternalError, NexusError
 from nexus_core.result import ErrorInfo
 
 if TYPE_CHECKING:
+    from functions.aws_lambda.batches import Batches
     from nexus_core.runtime import Runtime
 
 _log = logging.getLogger(__name__)
@@ -60,11 +61,20 @@ class LambdaAdapter:
         self._watcher = watcher
         self._http = HttpEvents(runtime)
         self._dispatch = Dispatch(runtime.handlers)
-        self._batches = Batches(self._dispatch, runtime.config.max_instances)
 
     def start(self) -> None:
         """Warm the pool; from here on events are taken."""
         self._loop.run_until_complete(self._runtime.start())
+        if any(self._runtime.handlers.triggers(source) for source in _BATCHED):
+            # Named so that it is made now, and not by the first batch.
+            _ = self._batches
+
+    @cached_property
+    def _batches(self) -> Batches:
+        # Powertools' part for batches is a third of all that INIT imports.
+        from functions.aws_lambda.batches import Batches
+
+        return Batches(self._dispatch, self._runtime.config.max_instances)
 
     def warm(self, budget_seconds: float) -> int:
         """Bring handlers' images into memory until the time is over; how many those were.

@@ -65,7 +65,16 @@ WRAPPER_ROOMS = (
     Room(
         "functions.aws_lambda",
         ("nexus_core", "functions.http", "functions.aws_lambda"),
-        ("aws_lambda_powertools", "mangum", "msgspec"),
+        # Starlette for the types of ASGI.
+        (
+            "aws_lambda_powertools",
+            "awslambdaric",
+            "aws_xray_sdk",
+            "mangum",
+            "msgspec",
+            "snapshot_restore_py",
+            "starlette",
+        ),
     ),
     Room("functions.knative", ("nexus_core", "functions.http", "functions.knative"), ("msgspec",)),
     Room("functions.cli", ("nexus_core", "functions"), ("click", "jwt", "msgspec", "watchfiles")),
