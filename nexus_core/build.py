@@ -19,7 +19,7 @@ from nexus_core.extensions.base import Extension
 from nexus_core.extensions.registry import ExtensionRegistry
 from nexus_core.feed import SessionFeed
 from nexus_core.handlers import HandlerRegistry
-from nexus_core.logs import configure_logging
+from nexus_core.logs import CallLog, configure_logging
 from nexus_core.metrics import MetricsCollector
 from nexus_core.pool import InstancePool, PoolSettings
 from nexus_core.runtime import Runtime, RuntimeParts
@@ -27,12 +27,17 @@ from nexus_core.stores.open import open_event_sink, open_state_store
 
 
 def build_runtime(
-    config: RuntimeConfig, *, metrics_dir: Path | None = None, extensions: Iterable[Extension] = ()
+    config: RuntimeConfig,
+    *,
+    metrics_dir: Path | None = None,
+    extensions: Iterable[Extension] = (),
+    log: CallLog | None = None,
 ) -> Runtime:
     """A runtime of this configuration, not started yet.
 
     `metrics_dir` is where several worker processes share their counts; `extensions` go before the
-    built-in and installed ones. Raises `ConfigError` for what the configuration names and is not there.
+    built-in and installed ones. Who brings a `log` has set up logging; else standard error gets all of it.
+    Raises `ConfigError` for what the configuration names and is not there.
     """
     metrics = MetricsCollector(config.metrics_max_handlers, metrics_dir)
     cache = _open_cache(config, metrics)
@@ -59,7 +64,7 @@ def build_runtime(
             feed=SessionFeed(state_store),
             sink=open_event_sink(config.event_sink),
             metrics=metrics,
-            log=configure_logging(config.log_level, config.log_format),
+            log=log or configure_logging(config.log_level, config.log_format),
         )
     )
 

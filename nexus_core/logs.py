@@ -16,8 +16,8 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
-from typing import BinaryIO, Final, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import BinaryIO, Final, Literal, Protocol
 
 import msgspec
 
@@ -33,8 +33,9 @@ LogFormat = Literal["json", "text"]
 Field = str | int | bool | None
 
 _LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
-# These two log whole addresses, query and all, at levels an operator may well turn on.
-_TALKATIVE = ("httpx", "httpcore")
+TALKATIVE: Final = ("httpx", "httpcore")
+"""Loggers held to warnings: below, at levels an operator may well turn on, they log addresses, query and all."""
+
 # An escaped character takes at most 12 bytes: a message this short fits a line beside any fields.
 _SHORT_MESSAGE_CHARS = 1000
 _CUT = "... (cut)"
@@ -51,9 +52,16 @@ def configure_logging(level: LogLevel, form: LogFormat, stream: BinaryIO | None 
         root.removeHandler(handler)
     root.addHandler(_LineHandler(writer))
     root.setLevel(_LEVELS[level])
-    for name in _TALKATIVE:
+    for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     return CallLog(writer, level)
+
+
+class Lines(Protocol):
+    """Where records go, one line each."""
+
+    def write(self, level: str, logger: str, message: str, fields: Mapping[str, Field]) -> None:
+        """Write one line. `message` and string values may be hostile; keys are ours. Raises nothing."""
 
 
 class LineWriter:
@@ -66,16 +74,10 @@ class LineWriter:
         self._second_text = ""
 
     def write(self, level: str, logger: str, message: str, fields: Mapping[str, Field]) -> None:
-        """Write one line. `message` and string values may be hostile; keys are ours."""
+        """See `Lines`."""
         record: dict[str, Field] = {"time": self._now(), "level": level, "logger": logger, **fields}
         record["message"] = message
-        for key, value in record.items():
-            if value.__class__ is str and len(value) > MAX_FIELD_CHARS:
-                record[key] = _cut(value, MAX_MESSAGE_CHARS if key == "message" else MAX_FIELD_CHARS)
-        line = self._encode(record)
-        if len(line) > MAX_LINE_BYTES:
-            record["message"] = _cut(message, _SHORT_MESSAGE_CHARS)
-            line = self._encode(record)
+        line = bounded_line(record, self._encode)
         try:
             self._stream.write(line)
             self._stream.flush()
@@ -95,7 +97,7 @@ class LineWriter:
 class CallLog:
     """What the runtime says about calls. A record below the level costs one comparison."""
 
-    def __init__(self, writer: LineWriter, level: LogLevel) -> None:
+    def __init__(self, writer: Lines, level: LogLevel) -> None:
         self._writer = writer
         self._threshold = _LEVELS[level]
 
@@ -183,6 +185,24 @@ def _as_json(record: Mapping[str, Field]) -> bytes:
     # Also escapes what msgspec leaves as it is (U+2028, bidirectional marks, C1 controls) or refuses
     # (lone surrogates), so that a reader of the JSON still gets the text as it was.
     return json.dumps(record, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
+
+
+def bounded_line(
+    record: dict[str, Field], encode: Callable[[Mapping[str, Field]], bytes] = _as_json
+) -> bytes:
+    """The line of a record whose texts may be hostile, as JSON unless told otherwise.
+
+    Fields are cut in `record` itself, at `MAX_FIELD_CHARS` and its "message" at `MAX_MESSAGE_CHARS`. A
+    line still longer than `MAX_LINE_BYTES` has its message cut again.
+    """
+    for key, value in record.items():
+        if value.__class__ is str and len(value) > MAX_FIELD_CHARS:
+            record[key] = _cut(value, MAX_MESSAGE_CHARS if key == "message" else MAX_FIELD_CHARS)
+    line = encode(record)
+    if len(line) > MAX_LINE_BYTES:
+        record["message"] = _cut(str(record["message"]), _SHORT_MESSAGE_CHARS)
+        line = encode(record)
+    return line
 
 
 def _as_text(record: Mapping[str, Field]) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from nexus_core.compiler import MOST_COMPILES
 from nexus_core.errors import ErrorCode
 from nexus_core.extensions.base import ExtensionCall
 from nexus_core.limits import MIB
+from nexus_core.logs import CallLog, LineWriter
 from nexus_core.metrics import prepare_multiprocess_dir
 from nexus_core.stores.memory import MemoryStateStore
 from nexus_core.stores.sqlite import SqliteStateStore
@@ -84,6 +87,19 @@ async def test_events_go_to_the_log_when_it_is_the_sink(
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     (event,) = [line["message"] for line in lines if line["logger"] == "nexus.events"]
     assert event == 'event order.placed handler=shop session=s payload={"id":7}'
+
+
+async def test_a_host_may_bring_its_own_log(code_cache: Path) -> None:
+    """With a log of the host the runtime writes to that, and leaves the process's logging as it is."""
+    stream = io.BytesIO()
+    before = list(logging.getLogger().handlers)
+    runtime = build_runtime(config_of(code_cache), log=CallLog(LineWriter("json", stream), "info"))
+    try:
+        await runtime.execute("nobody", call(request_id="mine"))
+    finally:
+        await runtime.shutdown(0)
+    assert json.loads(stream.getvalue())["request_id"] == "mine"
+    assert logging.getLogger().handlers == before
 
 
 async def test_an_extension_of_the_caller_goes_before_a_built_in_one(start: RuntimeFactory) -> None:

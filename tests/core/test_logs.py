@@ -21,6 +21,7 @@ from nexus_core.logs import (
     CallLog,
     LineWriter,
     LogLevel,
+    bounded_line,
     configure_logging,
 )
 from nexus_core.result import LogRecord
@@ -277,3 +278,13 @@ def test_a_closed_stream_costs_lines_but_no_call() -> None:
     log = configure_logging("info", "json", closed)
     closed.close()
     log_call(log)
+
+
+def test_a_line_of_another_shape_is_bounded_and_escaped_as_well() -> None:
+    """A host that has keys of its own gets the same cuts and escapes for its records."""
+    line = bounded_line({"key": "x" * 1000, "message": "\u202e" * 100_000})
+    record = json.loads(line)
+    assert line.isascii()
+    assert len(line) <= MAX_LINE_BYTES
+    assert len(record["key"]) == MAX_FIELD_CHARS
+    assert record["message"].endswith("... (cut)")
