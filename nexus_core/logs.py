@@ -34,7 +34,7 @@ Field = str | int | bool | None
 
 _LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
 TALKATIVE: Final = ("httpx", "httpcore")
-"""Loggers held to warnings: below, at levels an operator may well turn on, they log addresses, query and all."""
+"""Loggers held to warnings: below, they log addresses, query and all, and operators do turn levels on."""
 
 # An escaped character takes at most 12 bytes: a message this short fits a line beside any fields.
 _SHORT_MESSAGE_CHARS = 1000
