@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Final
 
+from awslambdaric.lambda_runtime_exception import FaultException  # type: ignore[import-untyped]
+
 from functions.aws_lambda.adapter import LambdaAdapter, Unwatched
 from nexus_core.build import build_runtime
-from nexus_core.config import load_config
+from nexus_core.config import ConfigError, load_config
 
 _WARM_SECONDS: Final = 2.0
 """Lambda gives INIT 10 s; what does not fit in here is compiled, or read, at its first call."""
@@ -25,8 +27,15 @@ _STOP_SECONDS: Final = 0.25
 
 
 def start(environ: Mapping[str, str]) -> LambdaAdapter:
-    """The function, ready for events. Raises `ConfigError`, which ends INIT and shows in the log."""
-    adapter = LambdaAdapter(build_runtime(load_config(environ)), Unwatched())
+    """The function, ready for events. Raises `FaultException` for a bad setting, which ends INIT.
+
+    The message gets to the log, and to whoever invoked the function: so it goes without a traceback.
+    """
+    try:
+        runtime = build_runtime(load_config(environ))
+    except ConfigError as error:
+        raise FaultException(type(error).__name__, error.message, []) from None
+    adapter = LambdaAdapter(runtime, Unwatched())
     adapter.start()
     adapter.warm(_WARM_SECONDS)
     return adapter
