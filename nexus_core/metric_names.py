@@ -102,6 +102,16 @@ def merge_series(live: Sequence[Series], archived: Series) -> Series:
     return merged
 
 
+def counted_since(before: Series, now: Series) -> Series:
+    """What was counted between two readings of one collector: rows of differences, without gauges."""
+    counted: Series = {}
+    for key, row in now.items():
+        earlier = before.get(key)
+        if row != earlier and key[0] in ADDITIVE and any(row):
+            counted[key] = [a - b for a, b in zip(row, earlier, strict=True)] if earlier else row
+    return counted
+
+
 def cache_hit_rate(merged: Series) -> float | None:
     """The share of looks into the memory tier that no compile had to answer; None before the first one."""
     requests = {key[1:]: row[0] for key, row in merged.items() if key[0] == "nexus_cache_requests_total"}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nexus_core.errors import ErrorCode
 from nexus_core.metric_cells import Cells, LocalCells, Series, WorkerDirectory
-from nexus_core.metric_names import ADDITIVE, BUCKETS, METRICS, render_series
+from nexus_core.metric_names import ADDITIVE, BUCKETS, METRICS, merge_series, render_series
 from nexus_core.statistics import CacheStatistics, PoolStatistics
 
 OTHER = "other"
@@ -169,6 +169,15 @@ class MetricsCollector:
                 ("nexus_pool_waiting", "waiting"),
             ):
                 self._cells.values[self._start(name)] = float(sum(getattr(pool, field) for pool in pools))
+
+    def read(self) -> Series:
+        """A copy of every series over all workers: counts so far, gauges as of now, by `METRICS`' kinds.
+
+        Without siblings this takes 1 µs for each handler called so far. `counted_since` tells two apart.
+        """
+        self.refresh()
+        live, archived = self._collect()
+        return live[0] if self._directory is None and live else merge_series(live, archived)
 
     def render(self) -> tuple[bytes, str]:
         """The text that a Prometheus scrape expects, and its content type.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from bisect import bisect_left
 
 import pytest
 
 from nexus_core.errors import ErrorCode
-from nexus_core.metric_names import METRICS
+from nexus_core.metric_names import BUCKETS, METRICS, counted_since
 from nexus_core.metrics import MAX_FUNCTIONS, MetricsCollector
 from nexus_core.statistics import CacheStatistics
 from tests.core.scraping import pool_of, run_call, scrape, value
@@ -145,6 +146,40 @@ def test_every_defined_metric_can_be_scraped() -> None:
     for name, definition in METRICS.items():
         assert f"# HELP {name} {definition.help}" in content.decode()
     assert content_type.startswith("text/plain")
+
+
+def test_two_readings_tell_what_was_counted_between_them() -> None:
+    """Counts are differences, rows that did not move are absent, and a reading is a copy."""
+    collector = MetricsCollector()
+    collector.watch_pool(lambda: pool_of(running=1, memory=4096))
+    run_call(collector, "hello", seconds=0.004)
+    collector.record_cache("memory", "hit")
+    before = collector.read()
+    run_call(collector, "hello", seconds=0.2, cpu_seconds=0.125, host_calls={})
+    run_call(collector, "other", status="error", code=ErrorCode.TIMEOUT, host_calls={"emit": 3})
+    after = collector.read()
+    counted = counted_since(before, after)
+    seconds = counted.pop(("nexus_handler_execution_seconds", "hello"))
+    assert (seconds[bisect_left(BUCKETS, 0.2)], sum(seconds[:-1])) == (1, 1)
+    assert seconds[-1] == pytest.approx(0.2)
+    assert counted.pop(("nexus_handler_cpu_seconds", "hello")) == pytest.approx([1, 0.125])
+    del counted["nexus_handler_execution_seconds", "other"], counted["nexus_handler_cpu_seconds", "other"]
+    assert counted == {
+        ("nexus_handler_executions_total", "hello", "success"): [1],
+        ("nexus_handler_executions_total", "other", "error"): [1],
+        ("nexus_errors_total", "TIMEOUT"): [1],
+        ("nexus_host_calls_total", "emit"): [3],
+    }
+    assert after["nexus_pool_memory_bytes",] == [4096]
+    assert counted_since(after, collector.read()) == {}
+
+
+def test_a_first_reading_counts_from_zero() -> None:
+    """Against no earlier reading all that was ever counted shows, but no row that is still at zero."""
+    collector = MetricsCollector()
+    assert counted_since({}, collector.read()) == {}
+    collector.instance_created()
+    assert counted_since({}, collector.read()) == {("nexus_instances_created_total",): [1]}
 
 
 def test_two_collectors_share_nothing() -> None:
