@@ -1,0 +1,1 @@
+export default (event) => { throw new TypeError(`nothing to do with ${event.what}`); };

@@ -1,0 +1,1 @@
+export default (event) => ({ greeting: `hello ${event.who}` });
