@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,10 +134,12 @@ def test_a_batch_that_fails_as_a_whole_is_told_so(function: Function) -> None:
     ]
 
 
-def test_more_records_than_instances_all_get_their_turn(function: Function) -> None:
-    """A batch far larger than the pool is handled within it, and nothing is refused for want of room."""
-    batch = records(*(sqs_record(n, body(n)) for n in range(300)))
-    assert failed(function(batch)) == []
+def test_more_records_than_instances_all_get_their_turn(tmp_path: Path) -> None:
+    """A batch larger than the pool waits for instances here, where nothing is refused for want of room."""
+    busy = "export default function () { for (let n = 0; n < 2e5; n++); }"
+    handlers = {"a.js": busy, "a.toml": "[[triggers]]\nsqs = 'orders'"}
+    with function_of(tmp_path, handlers, max_instances="2", max_waiting="0") as small:
+        assert failed(small(records(*(sqs_record(n) for n in range(12))))) == []
 
 
 def test_base64_is_checked_per_record(function: Function) -> None:

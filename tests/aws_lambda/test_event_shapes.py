@@ -39,6 +39,7 @@ KNOWN = [
     (bus_event("aws.events", "Scheduled Event"), Source.SCHEDULE),
     (bus_event("aws.scheduler", "Scheduled Event"), Source.SCHEDULE),
     (bus_event("shop", "Scheduled Event"), Source.EVENTBRIDGE),
+    (bus_event("aws.events", "Rule Changed"), Source.EVENTBRIDGE),
 ]
 
 UNKNOWN: list[Any] = [
