@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from types import FrameType
 from typing import Final
@@ -44,7 +43,8 @@ def start(environ: Mapping[str, str]) -> LambdaAdapter:
 def _stop(_signal: int, _frame: FrameType | None) -> None:
     """End the process in order; Lambda sends SIGTERM only where an extension is registered."""
     handler.close(_STOP_SECONDS)
-    sys.exit(0)
+    # Python's own exit would wait for the thread in which the runtime client waits for the next event.
+    os._exit(0)
 
 
 handler: Final = start(os.environ)
