@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 # The SAM CLI's pins clash with ours; one environment of it serves every VENV.
 SAM_TOOLS := .venv-sam/.installed
+# What the Lambda package is built for: x86_64 or arm64.
+LAMBDA_ARCH ?= x86_64
 
-.PHONY: run test check fmt bench soak fuzz clean sam-tools
+.PHONY: run test check fmt bench soak fuzz clean sam-tools sam-build sam-local
 
 run: $(READY)  ## serve handlers/ on 127.0.0.1:8080
 	$(BIN)/nexus serve
@@ -37,9 +39,15 @@ fuzz: $(READY)  ## every property, with many more random examples than `make tes
 
 sam-tools: $(SAM_TOOLS)  ## the SAM CLI with its Lambda emulator, and cfn-lint, in .venv-sam
 
+sam-build: $(READY) $(SAM_TOOLS)  ## the package of the Lambda function and its template, in .aws-sam/build
+	LAMBDA_ARCH=$(LAMBDA_ARCH) BUILD_PYTHON=$(BIN)/python .venv-sam/bin/sam build --parameter-overrides Architecture=$(LAMBDA_ARCH)
+
+sam-local: sam-build  ## serve the function on 127.0.0.1:3000 as its HTTP API does; needs Docker
+	.venv-sam/bin/sam local start-api --parameter-overrides Architecture=$(LAMBDA_ARCH) TokenAuth=off
+
 clean:  ## remove what these targets made
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist
-	rm -rf nexus.egg-info
+	rm -rf nexus.egg-info .aws-sam
 	find nexus_core functions bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

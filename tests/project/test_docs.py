@@ -87,8 +87,8 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
 def test_make_targets_exist(document: Path) -> None:
     """Every `make` command a document shows is a target of the Makefile."""
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = re.findall(r"(?:^|`)make ((?:[a-z]+ ?)+)", document.read_text(), re.MULTILINE)
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = re.findall(r"(?:^|`)make ((?:[a-z-]+ ?)+)", document.read_text(), re.MULTILINE)
     assert {target for command in commands for target in command.split()} <= targets
 
 
