@@ -36,13 +36,12 @@ def build_runtime(
     """A runtime of this configuration, not started yet.
 
     `metrics_dir` is where several worker processes share their counts; `extensions` go before the
-    built-in and installed ones. Who brings a `log` has set up logging; else standard error gets all of it.
+    built-in and installed ones; without a `log` standard error gets ours and the `logging` module's lines.
     Raises `ConfigError` for what the configuration names and is not there.
     """
     metrics = MetricsCollector(config.metrics_max_handlers, metrics_dir)
     cache = _open_cache(config, metrics)
-    engine = WasmEngine(cache)
-    arena = ImageArena()
+    engine, arena = WasmEngine(cache), ImageArena()
     kind = JavaScriptKind(engine, arena)
     threads = ThreadPoolExecutor(config.max_instances + MOST_COMPILES, thread_name_prefix="nexus-guest")
     memory: MemoryCache[str, HeapImage] = MemoryCache(config.max_cache_size_bytes, lambda image: image.size)
