@@ -142,7 +142,7 @@ class Emulator:
     def function_pids(self) -> tuple[int, ...]:
         """The processes of the function; none before the first event, another one after it died."""
         own = self._running().pid
-        return tuple(pid for pid in _session(own) if pid != own)
+        return tuple(pid for pid in session_of(own) if pid != own)
 
     def invoke(self, event: object, headers: Mapping[str, str] | None = None) -> Reply:
         """Hand over an event, bytes as they are and anything else as JSON, and wait for the answer."""
@@ -173,7 +173,7 @@ class Emulator:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
-        for pid in _session(process.pid):
+        for pid in session_of(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
@@ -183,7 +183,7 @@ class Emulator:
         self._process = subprocess.Popen(
             self._command,
             cwd=self._plan.task_root,
-            env=_environ(self._plan),
+            env=lambda_environ(self._plan),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -242,8 +242,8 @@ def _command(program: Path, plan: FunctionPlan, port: int) -> list[str]:
     return [*plan.prefix, str(program), "--log-level", "info", *addresses, *runtime]
 
 
-def _environ(plan: FunctionPlan) -> dict[str, str]:
-    """What Lambda sets, and nothing of this machine: the emulator passes on all that it has."""
+def lambda_environ(plan: FunctionPlan) -> dict[str, str]:
+    """What Lambda sets for a function, and nothing of this machine, which the emulator would pass on."""
     return {
         "PATH": os.defpath,
         "LANG": "en_US.UTF-8",
@@ -269,8 +269,8 @@ def _free_port() -> int:
         return port
 
 
-def _session(leader: int) -> list[int]:
-    """Every living process of the session that this process leads or led."""
+def session_of(leader: int) -> list[int]:
+    """Every living process of the session that this process leads or led, itself too."""
     members = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from functions.aws_lambda.emulator import Emulator, FunctionPlan, Reply
+from functions.aws_lambda.emulator import HANDLER, Emulator, FunctionPlan, Reply
 
 ROOT = Path(__file__).parents[2]
 GUESTS = Path(__file__).with_name("guests")
@@ -33,7 +33,12 @@ class TwoStarts(NamedTuple):
 
 
 def plan_of(
-    folder: Path, *, prefix: Sequence[str] = (), timeout_seconds: int = 30, **settings: object
+    folder: Path,
+    *,
+    handler: str = HANDLER,
+    prefix: Sequence[str] = (),
+    timeout_seconds: int = 30,
+    **settings: object,
 ) -> FunctionPlan:
     """The function with the guests of this folder, its cache and state below `folder`."""
     chosen = {
@@ -44,7 +49,9 @@ def plan_of(
         **settings,
     }
     environ = {f"NEXUS_{name.upper()}": str(value) for name, value in chosen.items()}
-    return FunctionPlan(ROOT, environ=environ, prefix=prefix, timeout_seconds=timeout_seconds)
+    return FunctionPlan(
+        ROOT, handler=handler, environ=environ, prefix=prefix, timeout_seconds=timeout_seconds
+    )
 
 
 def direct(emulator: Emulator, handler: str, event: object = None, **more: Any) -> Any:
