@@ -32,7 +32,15 @@ async def value(runtime: Runtime, name: str, event: object = None, session: str 
 def test_every_sample_is_accepted(runtime: Runtime) -> None:
     """No sample is refused, and there are these."""
     assert runtime.handlers.errors() == {}
-    assert runtime.handlers.names() == ("counter", "fanout", "hello", "misbehave", "shout", "webhook")
+    assert runtime.handlers.names() == (
+        "counter",
+        "fanout",
+        "hello",
+        "misbehave",
+        "orders",
+        "shout",
+        "webhook",
+    )
 
 
 async def test_hello_greets(runtime: Runtime) -> None:
@@ -97,6 +105,23 @@ async def test_webhook_answers_its_route(runtime: Runtime) -> None:
     }
     missing = await value(runtime, "webhook", {"params": {"id": "constructor"}, "query": {}})
     assert (missing["status"], missing["body"]) == (404, "no user constructor\n")
+
+
+async def test_orders_takes_each_source(runtime: Runtime) -> None:
+    """orders finds the order wherever a source has put it, and fails where there is none."""
+    order = {"item": "tea"}
+    for event in (
+        {"body": order},
+        {"data": order},
+        {"message": order},
+        {"newImage": order},
+        {"detail": order},
+    ):
+        assert await value(runtime, "orders", event) == {"ordered": "tea"}
+    assert await value(runtime, "orders", {"eventName": "REMOVE", "oldImage": order}) == {"ordered": "tea"}
+    assert await value(runtime, "orders", {"bucket": "b", "key": "k"}) == {"ordered": "what k lists"}
+    assert await value(runtime, "orders", {"detail-type": "Scheduled Event"}) == {"ordered": None}
+    assert (await call(runtime, "orders", {"body": {}})).error is not None
 
 
 async def test_shout_imports_its_second_file(runtime: Runtime) -> None:
