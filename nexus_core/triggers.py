@@ -19,7 +19,10 @@ HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 RESERVED_ROOTS = frozenset(
     {"invoke", "suspensions", "handlers", "sessions", "health", "metrics", "console", "docs", "openapi.json"}
 )
-"""First path segments that belong to Nexus itself; `POST /` is its CloudEvents route."""
+"""First path segments that belong to Nexus itself."""
+
+CLOUDEVENT_METHODS = frozenset({"POST", "OPTIONS"})
+"""What the path `/` takes CloudEvents with: the event, and the question whether it may be sent."""
 
 MAX_PATTERN_LENGTH = 512
 
@@ -98,10 +101,11 @@ def parse_http_route(pattern: str) -> HttpRoute:
     names = [name for segment in segments if (name := _checked_segment(pattern, segment))]
     if len(names) != len(set(names)):
         raise InvalidHandler(f"HTTP trigger {pattern!r} uses a parameter's name twice")
-    if (segments and segments[0] in RESERVED_ROOTS) or (method == "POST" and not segments):
+    if segments[0] in RESERVED_ROOTS if segments else method in CLOUDEVENT_METHODS:
         roots = ", ".join(f"/{root}" for root in sorted(RESERVED_ROOTS))
         raise InvalidHandler(
-            f"HTTP trigger {pattern!r} claims a path of Nexus itself; reserved are POST / and {roots}"
+            f"HTTP trigger {pattern!r} claims a path of Nexus itself; "
+            f"reserved are POST /, OPTIONS / and {roots}"
         )
     return HttpRoute(method, segments)
 

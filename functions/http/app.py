@@ -2,6 +2,7 @@
 
     request ─▶ Application ─▶ /invoke/{handler}     Invocation
                           ├─▶ a reserved path        Views, through Starlette's router
+                          ├─▶ POST /                 CloudEventCalls
                           ├─▶ a path of a trigger    TriggeredCalls
                           └─▶ a WebSocket            SessionSockets
 
@@ -20,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from functions.http.answers import Answer, retry_headers
 from functions.http.auth import Gate, challenge
 from functions.http.bodies import CallerGone, RequestBody, refuse
+from functions.http.cloudevent_calls import CloudEventCalls
 from functions.http.envelope import Headers, request_id_of
 from functions.http.invoke import PREFIX, Invocation
 from functions.http.problems import method_not_allowed, problem_answer
@@ -28,7 +30,7 @@ from functions.http.trigger_events import TriggerRoutes
 from functions.http.triggers import TriggeredCalls
 from functions.http.views import Views
 from nexus_core.errors import HandlerNotFound, InternalError, NexusError
-from nexus_core.triggers import RESERVED_ROOTS
+from nexus_core.triggers import CLOUDEVENT_METHODS, RESERVED_ROOTS
 
 if TYPE_CHECKING:
     from nexus_core.runtime import Runtime
@@ -52,6 +54,7 @@ class Application:
         self._runtime = runtime
         routes = TriggerRoutes(runtime.handlers)
         self._invoke = Invocation(runtime, gate)
+        self._cloud_events = CloudEventCalls(runtime, gate)
         self._triggered = TriggeredCalls(runtime, gate, routes)
         self._sockets = SessionSockets(runtime, gate)
         self._views = Router(Views(runtime, gate, routes).routes(), redirect_slashes=False)
@@ -84,9 +87,9 @@ class Application:
             path: str = scope["path"]
             if path.startswith(PREFIX):
                 await self._invoke(scope, body, send, headers, request_id)
-            elif path.partition("?")[0][1:].partition("/")[0] in RESERVED_ROOTS or (
-                path == "/" and scope["method"] == "POST"
-            ):
+            elif path == "/" and scope["method"] in CLOUDEVENT_METHODS:
+                await self._cloud_events(scope, body, send, headers, request_id)
+            elif path.partition("?")[0][1:].partition("/")[0] in RESERVED_ROOTS:
                 await self._view(scope, receive, send, request_id)
             else:
                 await self._triggered(scope, body, send, headers, request_id)

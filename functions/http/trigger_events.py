@@ -112,7 +112,10 @@ def _params(route: HttpRoute, segments: tuple[str, ...]) -> dict[str, str] | Non
 def http_event(scope: Scope, match: TriggerMatch, body: bytes, *, token_taken: bool) -> bytes:
     """The event as JSON text; raises `InvalidRequest`. `token_taken`: `Authorization` was for Nexus."""
     query: bytes = scope["query_string"]
-    content, encoded = _content(scope, body)
+    content, encoded = b"null", False
+    if body:
+        kind = media_type(dict(scope["headers"]).get(b"content-type", b""))
+        content, encoded = json_content(kind, body)
     event = HttpEvent(
         method=scope["method"],
         path=scope["path"],
@@ -140,11 +143,8 @@ def _headers(scope: Scope, *, token_taken: bool) -> dict[str, str]:
     return joined
 
 
-def _content(scope: Scope, body: bytes) -> tuple[bytes, bool]:
-    """The body as JSON text, and whether it is a Base64 string."""
-    if not body:
-        return b"null", False
-    kind = media_type(dict(scope["headers"]).get(b"content-type", b""))
+def json_content(kind: str, body: bytes) -> tuple[bytes, bool]:
+    """A body as JSON text, and whether that is a Base64 string; raises `InvalidRequest`. `kind`: its type."""
     if is_json(kind):
         return checked_json(body), False
     if kind in _TEXT_TYPES or kind.startswith("text/") or kind.endswith("+xml"):

@@ -21,6 +21,7 @@ VALUE_TYPES = (
 # Each costs tens of milliseconds, which a command that does not use it must not pay.
 HEAVY = {
     "boto3",
+    "cloudevents",
     "httpcore",
     "httpx",
     "jwt",
@@ -60,7 +61,7 @@ WRAPPER_ROOMS = (
     Room(
         "functions.http",
         ("nexus_core", "functions.http"),
-        ("anyio", "jwt", "msgspec", "starlette", "uvicorn"),
+        ("anyio", "cloudevents", "jwt", "msgspec", "starlette", "uvicorn"),
     ),
     Room(
         "functions.aws_lambda",
