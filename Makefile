@@ -11,7 +11,7 @@ SAM_TOOLS := .venv-sam/.installed
 # What the Lambda package is built for: x86_64 or arm64.
 LAMBDA_ARCH ?= x86_64
 
-.PHONY: run test check fmt bench soak fuzz clean sam-tools sam-build sam-local
+.PHONY: run test check fmt bench soak fuzz clean sam-tools sam-build sam-local lambda-local container-engine
 
 run: $(READY)  ## serve handlers/ on 127.0.0.1:8080
 	$(BIN)/nexus serve
@@ -42,8 +42,15 @@ sam-tools: $(SAM_TOOLS)  ## the SAM CLI with its Lambda emulator, and cfn-lint, 
 sam-build: $(READY) $(SAM_TOOLS)  ## the package of the Lambda function and its template, in .aws-sam/build
 	LAMBDA_ARCH=$(LAMBDA_ARCH) BUILD_PYTHON=$(BIN)/python .venv-sam/bin/sam build --parameter-overrides Architecture=$(LAMBDA_ARCH)
 
-sam-local: sam-build  ## serve the function on 127.0.0.1:3000 as its HTTP API does; needs Docker
+lambda-local: $(READY) $(SAM_TOOLS)  ## the function under AWS's emulator on 127.0.0.1:9000; needs no container
+	@$(BIN)/python -m functions.aws_lambda.local
+
+sam-local: container-engine sam-build  ## serve the function on 127.0.0.1:3000 as its HTTP API does; needs Docker
 	.venv-sam/bin/sam local start-api --parameter-overrides Architecture=$(LAMBDA_ARCH) TokenAuth=off
+
+container-engine:
+	@docker info >/dev/null 2>&1 || finch info >/dev/null 2>&1 || { \
+		echo "error: no container engine runs here: start Docker or Finch, or take \`make lambda-local\`, which needs none"; exit 1; }
 
 clean:  ## remove what these targets made
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist

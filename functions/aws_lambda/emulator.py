@@ -50,7 +50,11 @@ class EmulatorMissing(Exception):
 
 
 class EmulatorFailed(Exception):
-    """The emulator did not start, or went away; the message ends with its log."""
+    """The emulator did not start, or went away. The message is `reason` and what it wrote until then."""
+
+    def __init__(self, reason: str, log: str = "") -> None:
+        super().__init__(f"{reason}:\n{log}" if log else reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Emulator:
         """How long the last start of the function took; fails when it has not started."""
         found = _INIT.findall(self.log)
         if not found:
-            raise EmulatorFailed(f"the function has not started: {self.log}")
+            raise EmulatorFailed("the function has not started", self.log)
         return float(found[-1])
 
     @property
@@ -156,7 +160,7 @@ class Emulator:
                 answer = connection.getresponse()
                 return Reply(answer.status, answer.read())
             except (OSError, http.client.HTTPException) as error:
-                raise EmulatorFailed(f"no answer: {error!r}: {self.log}") from error
+                raise EmulatorFailed(f"Lambda's emulator gave no answer ({error!r})", self.log) from error
             finally:
                 connection.close()
 
@@ -180,6 +184,8 @@ class Emulator:
         self._reader.join()
 
     def __enter__(self) -> Self:
+        if self._listening():
+            raise EmulatorFailed(f"port {self.port} of {HOST} is in use")
         self._process = subprocess.Popen(
             self._command,
             cwd=self._plan.task_root,
@@ -218,7 +224,7 @@ class Emulator:
             if self._running().poll() is not None or time.monotonic() > deadline:
                 if condition():
                     return
-                raise EmulatorFailed(f"Lambda's emulator: {otherwise}: {self.log}")
+                raise EmulatorFailed(f"Lambda's emulator failed: {otherwise}", self.log)
             time.sleep(0.02)
 
     def _read(self) -> None:

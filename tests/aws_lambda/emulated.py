@@ -2,12 +2,13 @@
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from functions.aws_lambda.emulator import HANDLER, Emulator, FunctionPlan, Reply
+from functions.aws_lambda.emulator import HANDLER, HOST, Emulator, FunctionPlan, Reply
 
 ROOT = Path(__file__).parents[2]
 GUESTS = Path(__file__).with_name("guests")
@@ -52,6 +53,13 @@ def plan_of(
     return FunctionPlan(
         ROOT, handler=handler, environ=environ, prefix=prefix, timeout_seconds=timeout_seconds
     )
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def direct(emulator: Emulator, handler: str, event: object = None, **more: Any) -> Any:
