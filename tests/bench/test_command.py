@@ -74,6 +74,7 @@ def test_rows_have_names_of_their_own_under_their_topic() -> None:
         ("process.import", "figure", "at most", 150),
         ("http.workerd", "ratio", "at least", 0.7),
         ("http.wasmtime-serve", "ratio", "at least", 8),
+        ("lambda.init", "figure", "at most", 150),
     ],
 )
 def test_the_aims_are_those_that_were_set(row: str, of: str, bound: str, value: float) -> None:
