@@ -61,7 +61,7 @@ def build_runtime(
             extensions=ExtensionRegistry(config, extensions),
             state_store=state_store,
             feed=SessionFeed(state_store),
-            sink=open_event_sink(config.event_sink),
+            sink=open_event_sink(config.event_sink, config.event_attributes),
             metrics=metrics,
             log=log or configure_logging(config.log_level, config.log_format),
         )

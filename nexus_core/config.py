@@ -24,6 +24,7 @@ MIN_SECRET_BYTES = 32
 
 _LIMITS = "limits."
 _SECRETS = frozenset({"cache_key", "jwt_secret"})
+_URLS = frozenset({"event_sink", "store_url"})
 _UNITS = {"": 1, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB}
 # Eighteen digits fit a signed 64-bit integer and keep a hostile text from being a slow one.
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -66,8 +67,21 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = "sqlite:////tmp/nexus.db"
     event_sink: Annotated[
-        Literal["none:", "log:"], Meta(description="Where emitted events go once their flush is committed.")
+        str,
+        Meta(
+            pattern=r"^(none:|log:|https?://[^/\s]+\S*)\Z",
+            description="Where emitted events go once their flush is committed; a URL gets CloudEvents.",
+            extra={"allowed": "`none:`, `log:`, `http://…` or `https://…`"},
+        ),
     ] = "none:"
+    event_attributes: Annotated[
+        str,
+        Meta(
+            pattern=r"^\{.*\}\Z",
+            description="JSON object of the extension attributes on each CloudEvent sent.",
+            extra={"allowed": "a JSON object of texts"},
+        ),
+    ] = "{}"
     jwt_secret: Annotated[
         str | None,
         Meta(
@@ -338,7 +352,7 @@ def _shown(name: str, value: Any) -> Any:
     """A value as it may be printed: secrets, and where a URL may hold one, are hidden."""
     if name in _SECRETS and value is not None:
         return "(hidden)"
-    if name == "store_url" and isinstance(value, str):
+    if name in _URLS and isinstance(value, str):
         return _QUERY.sub("?(hidden)", _USER_INFO.sub("//(hidden)@", value))
     return value
 

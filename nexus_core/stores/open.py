@@ -28,8 +28,11 @@ def open_state_store(url: str) -> StateStore:
     )
 
 
-def open_event_sink(url: str) -> EventSink:
-    """The sink of a URL: `none:` drops events, `log:` writes them to the log. Raises `ConfigError`."""
+def open_event_sink(url: str, attributes: str = "{}") -> EventSink:
+    """The sink of a URL: `none:` drops events, `log:` writes them to the log, HTTP gets CloudEvents.
+
+    `attributes` is a JSON object of what is put on each CloudEvent. Raises `ConfigError`.
+    """
     if url == "none:":
         from nexus_core.stores.sinks import NullEventSink
 
@@ -38,7 +41,13 @@ def open_event_sink(url: str) -> EventSink:
         from nexus_core.stores.sinks import LogEventSink
 
         return LogEventSink()
-    raise ConfigError(f"NEXUS_EVENT_SINK: {_scheme(url)!r} is no event sink; allowed are 'none:' and 'log:'")
+    if url.startswith(("http://", "https://")):
+        from nexus_core.stores.cloudevent_sink import CloudEventSink, parse_attributes
+
+        return CloudEventSink(url, parse_attributes(attributes))
+    raise ConfigError(
+        f"NEXUS_EVENT_SINK: {_scheme(url)!r} is no event sink; allowed are 'none:', 'log:' and an HTTP URL"
+    )
 
 
 def _scheme(url: str) -> str:

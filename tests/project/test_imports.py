@@ -52,6 +52,11 @@ CORE_ROOMS = (
     ),
     Room("nexus_core.stores.dynamodb", ("nexus_core",), ("boto3", "botocore", "msgspec")),
     Room("nexus_core.stores.redis", ("nexus_core",), ("msgspec", "redis")),
+    Room(
+        "nexus_core.stores.cloudevent_sink",
+        ("nexus_core",),
+        ("cloudevents", "httpx", "msgspec"),
+    ),
     Room("nexus_core.stores", (*VALUE_TYPES, "nexus_core.config", "nexus_core.stores"), ("msgspec",)),
     Room("nexus_core.extensions.http_client", ("nexus_core",), ("anyio", "httpcore", "httpx", "msgspec")),
     Room("nexus_core.extensions", ("nexus_core",), ("msgspec",)),

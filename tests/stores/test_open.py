@@ -27,7 +27,7 @@ def test_unknown_stores_are_refused(url: str) -> None:
 def test_unknown_sinks_are_refused() -> None:
     """An unknown sink is refused by a message that lists what is allowed."""
     with pytest.raises(
-        ConfigError, match="NEXUS_EVENT_SINK: 'kafka:' is no event sink; allowed are 'none:' and"
+        ConfigError, match="NEXUS_EVENT_SINK: 'kafka:' is no event sink; allowed are 'none:', 'log:' and"
     ):
         open_event_sink("kafka://broker")
 
