@@ -23,6 +23,7 @@ from nexus_core.errors import (
     PermissionDenied,
     PoolExhausted,
 )
+from nexus_core.extensions.base import HoldsConnections
 from nexus_core.extensions.registry import ExtensionRegistry
 from nexus_core.feed import SessionFeed
 from nexus_core.handler_source import HandlerSource
@@ -132,6 +133,25 @@ class Runtime:
         self._parts.extensions.check_settings(source.manifest.extensions)
         compiled, _, _ = await self.compiler.get(source)
         return compiled
+
+    async def before_snapshot(self) -> None:
+        """Make ready for a picture of this process, from which others will start. No call may run.
+
+        Their connections would be one and the same, so all are closed; the next call opens new ones.
+        """
+        await self._parts.extensions.disconnect()
+        if isinstance(self.state_store, HoldsConnections):
+            await self.state_store.disconnect()
+
+    async def after_restore(self) -> None:
+        """Go on in a process that was started from a picture. Nothing random was kept, so nothing is renewed.
+
+        Request ids, sleeping calls' ids, a guest's seeds and the names of files are drawn from the
+        operating system when they are needed.
+        """
+        self._parts.engine.ticker.restart()
+        # Whatever was opened after `before_snapshot` is dead by now.
+        await self.before_snapshot()
 
     async def shutdown(self, deadline_seconds: float) -> bool:
         """Take no more calls, let running ones end until the deadline, then abort them and close all.

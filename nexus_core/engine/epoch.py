@@ -63,9 +63,9 @@ class EpochTicker:
                 self._thread.start()
 
     def _tick(self) -> None:
-        pause = threading.Event()
+        pause, me = threading.Event(), threading.current_thread()
         seen, idle = -1, 0
-        while not self._stopping:
+        while not self._stopping and self._thread is me:
             pause.wait(TICK_SECONDS)
             bindings.increment_epoch(self._engine)
             if self._touches != seen or self._running:
@@ -82,7 +82,7 @@ class EpochTicker:
             self._wake.wait()
 
     def restart(self) -> None:
-        """Forget the thread, which survives no fork and no restored snapshot; the next call starts it."""
+        """Have the next call start a thread: none survives a fork; one that survives a snapshot ends."""
         with self._lock:
             self._thread = None
             self._wake.clear()

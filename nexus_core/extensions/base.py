@@ -61,3 +61,11 @@ class ChecksSettings(Protocol):
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raises `InvalidHandler` that names the key, the value and what is allowed."""
+
+
+@runtime_checkable
+class HoldsConnections(Protocol):
+    """An extension, or a store, that keeps connections open between calls."""
+
+    async def disconnect(self) -> None:
+        """Close them while no call runs; the next call opens new ones. They may be long dead."""

@@ -60,6 +60,11 @@ class HttpExtension:
                 raise InvalidHandler(f"[http] has no key {key!r}; allowed is 'allow'")
         EgressRules.parse(settings.get("allow", []))
 
+    async def disconnect(self) -> None:
+        """See `HoldsConnections`."""
+        if self._client is not None:
+            await self._client.disconnect()
+
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:

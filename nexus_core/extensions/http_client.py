@@ -137,8 +137,12 @@ class HttpClient:
             raise ExtensionError(f"no answer within {milliseconds} ms", name="HttpTimeout") from None
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; no request may follow."""
         self._names.close()
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close every connection; the next request opens a new one."""
         lanes, self._lanes = self._lanes, OrderedDict()
         if self._loop is asyncio.get_running_loop():
             for lane in lanes.values():

@@ -34,7 +34,13 @@ import msgspec
 
 from nexus_core.config import RuntimeConfig
 from nexus_core.errors import InvalidHandler
-from nexus_core.extensions.base import ChecksSettings, Extension, ExtensionCall, ExtensionError
+from nexus_core.extensions.base import (
+    ChecksSettings,
+    Extension,
+    ExtensionCall,
+    ExtensionError,
+    HoldsConnections,
+)
 from nexus_core.extensions.http import HttpExtension
 
 if TYPE_CHECKING:
@@ -96,6 +102,15 @@ class ExtensionRegistry:
                 raise InvalidHandler(f"table [{name}]: {error.message}") from error
             if isinstance(extension, ChecksSettings):
                 extension.check_settings(table)
+
+    async def disconnect(self) -> None:
+        """See `HoldsConnections`: for every extension that was made and is one."""
+        for name, extension in self._made.items():
+            if isinstance(extension, HoldsConnections):
+                try:
+                    await extension.disconnect()
+                except Exception:  # noqa: BLE001 - the other extensions must let go all the same
+                    _log.exception("extension kept its connections: extension=%s", name)
 
     async def close(self) -> None:
         """Close every extension that was made; one that fails does not stop the others."""

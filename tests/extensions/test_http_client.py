@@ -198,6 +198,22 @@ async def test_connections_of_handlers_that_rest_are_closed(sender: Sender, serv
     assert server.connections == MAX_LANES + 2
 
 
+async def test_a_client_goes_on_after_it_let_go_of_its_connections(serve: Serve) -> None:
+    """What is disconnected opens a new connection at the next request, in the extension as well."""
+    server = await serve(plain(b"hi"))
+    extension = HttpExtension(RuntimeConfig(egress_allow_private=True))
+    await extension.disconnect()
+    settings = {"allow": [f"127.0.0.1:{server.port}"]}
+    for connections in (1, 2):
+        for _ in range(2):
+            call = call_of("get", f"http://127.0.0.1:{server.port}/", settings=settings)
+            answer = await extension.methods["get"](call)
+            assert (answer["body"], server.connections) == ("hi", connections)
+        await extension.disconnect()
+        await server.idle()
+    await extension.close()
+
+
 async def test_a_connection_that_the_server_closed_is_replaced(sender: Sender, serve: Serve) -> None:
     """A kept connection that has gone meanwhile is noticed before it is used."""
 

@@ -133,6 +133,31 @@ async def test_closing_closes_each_once_and_survives_a_failure(caplog: pytest.Lo
     assert "stuck" in caplog.text
 
 
+async def test_connections_are_closed_by_who_has_some(caplog: pytest.LogCaptureFixture) -> None:
+    """Extensions without connections are left alone, and one that fails keeps no other one's open."""
+
+    class Connected(Greeting):
+        name = "connected"
+        disconnects = 0
+
+        async def disconnect(self) -> None:
+            self.disconnects += 1
+
+    class Stuck(Connected):
+        name = "stuck"
+
+        async def disconnect(self) -> None:
+            raise OSError("no way out")
+
+    connected, plain = Connected(), Greeting()
+    registry = registry_with(Stuck(), connected, plain)
+    await registry.disconnect()
+    assert (connected.disconnects, connected.closed, plain.closed) == (1, 0, 0)
+    assert "no way out" in caplog.text
+    value = await registry.call("connected", call_of("hello", "bob"))
+    assert json.loads(bytes(value)) == {"greeting": "hello bob"}
+
+
 def test_settings_are_checked_by_the_extension_they_are_for() -> None:
     """A wrong table, or one for an extension nobody has, is refused before any call."""
     registry = registry_with(Greeting())
