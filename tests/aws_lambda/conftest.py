@@ -11,6 +11,7 @@ import pytest
 
 from functions.aws_lambda.emulator import Emulator, EmulatorMissing, find_program
 from tests.aws_lambda.emulated import ROOT, SECONDS, TwoStarts, direct, plan_of
+from tests.aws_lambda.stack import Stack, translate
 
 # The SAM CLI has an environment of its own; all that it can make is made by one process.
 _SAM_PROGRAM = """
@@ -79,3 +80,9 @@ def same_process(emulator: Emulator) -> Iterator[None]:
     yield
     assert direct(emulator, "hello", {"who": "you"})["returnValue"] == {"greeting": "hello you"}
     assert emulator.function_pids == pids
+
+
+@pytest.fixture(scope="session")
+def stack() -> Stack:
+    """The template as it is deployed."""
+    return translate()
