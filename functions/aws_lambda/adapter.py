@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -40,14 +40,6 @@ class Watcher(Protocol):
 
     def invocation(self, event: object, context: LambdaContext, source: str) -> AbstractContextManager[None]:
         """Surround one invocation."""
-
-
-class Unwatched:
-    """A `Watcher` that watches nothing."""
-
-    def invocation(self, *_about: object) -> AbstractContextManager[None]:
-        """Nothing around the invocation."""
-        return nullcontext()
 
 
 class LambdaAdapter:
@@ -92,6 +84,14 @@ class LambdaAdapter:
             except NexusError as error:
                 _log.warning("handler %s cannot be warmed: %s", name, error.message)
         return warmed
+
+    def before_snapshot(self) -> None:
+        """Let go of what a picture of this process must not hold."""
+        self._loop.run_until_complete(self._runtime.before_snapshot())
+
+    def after_restore(self) -> None:
+        """Go on in a process made from the picture."""
+        self._loop.run_until_complete(self._runtime.after_restore())
 
     def close(self, seconds: float) -> bool:
         """Shut the runtime down within about `seconds`; False when a call had to be aborted."""
