@@ -14,7 +14,8 @@ from typing import Final
 
 from awslambdaric.lambda_runtime_exception import FaultException  # type: ignore[import-untyped]
 
-from functions.aws_lambda.adapter import LambdaAdapter, Unwatched
+from functions.aws_lambda.adapter import LambdaAdapter
+from functions.aws_lambda.observer import Observer
 from nexus_core.build import build_runtime
 from nexus_core.config import ConfigError, load_config
 
@@ -31,10 +32,13 @@ def start(environ: Mapping[str, str]) -> LambdaAdapter:
     The message gets to the log, and to whoever invoked the function: so it goes without a traceback.
     """
     try:
-        runtime = build_runtime(load_config(environ))
+        config = load_config(environ)
+        observer = Observer(environ, config)
+        runtime = build_runtime(config, log=observer.log)
     except ConfigError as error:
         raise FaultException(type(error).__name__, error.message, []) from None
-    adapter = LambdaAdapter(runtime, Unwatched())
+    observer.watch(runtime.metrics)
+    adapter = LambdaAdapter(runtime, observer)
     adapter.start()
     adapter.warm(_WARM_SECONDS)
     return adapter

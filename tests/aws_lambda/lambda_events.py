@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from awslambdaric.lambda_runtime_exception import FaultException  # type: ignore[import-untyped]
 
-from functions.aws_lambda.adapter import LambdaAdapter, Unwatched
+from functions.aws_lambda.adapter import LambdaAdapter
 from nexus_core.build import build_runtime
 from nexus_core.config import load_config
 
@@ -32,6 +32,14 @@ class Invocation:
     def get_remaining_time_in_millis(self) -> int:
         """What is left."""
         return self._left_ms
+
+
+class Unwatched:
+    """A watcher that watches nothing."""
+
+    def invocation(self, *_about: object) -> AbstractContextManager[None]:
+        """Nothing around the invocation."""
+        return nullcontext()
 
 
 class Function:
