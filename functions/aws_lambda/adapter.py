@@ -57,13 +57,10 @@ class LambdaAdapter:
     def start(self) -> None:
         """Warm the pool; from here on events are taken."""
         self._loop.run_until_complete(self._runtime.start())
-        if any(self._runtime.handlers.triggers(source) for source in _BATCHED):
-            # Named so that it is made now, and not by the first batch.
-            _ = self._batches
 
     @cached_property
     def _batches(self) -> Batches:
-        # Powertools' part for batches is a third of all that INIT imports.
+        # Powertools' part for batches is a third of all that INIT would import: the first batch does it.
         from functions.aws_lambda.batches import Batches
 
         return Batches(self._dispatch, self._runtime.config.max_instances)
@@ -86,7 +83,9 @@ class LambdaAdapter:
         return warmed
 
     def before_snapshot(self) -> None:
-        """Let go of what a picture of this process must not hold."""
+        """Load what events may need, and let go of what a picture of this process must not hold."""
+        if any(self._runtime.handlers.triggers(source) for source in _BATCHED):
+            _ = self._batches
         self._loop.run_until_complete(self._runtime.before_snapshot())
 
     def after_restore(self) -> None:

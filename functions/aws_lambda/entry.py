@@ -16,6 +16,7 @@ from awslambdaric.lambda_runtime_exception import FaultException  # type: ignore
 
 from functions.aws_lambda.adapter import LambdaAdapter
 from functions.aws_lambda.observer import Observer
+from functions.aws_lambda.snapstart import register_hooks
 from nexus_core.build import build_runtime
 from nexus_core.config import ConfigError, load_config
 
@@ -41,6 +42,7 @@ def start(environ: Mapping[str, str]) -> LambdaAdapter:
     adapter = LambdaAdapter(runtime, observer)
     adapter.start()
     adapter.warm(_WARM_SECONDS)
+    register_hooks(adapter, observer)
     return adapter
 
 
