@@ -79,13 +79,24 @@ def code_of(result: Any) -> str:
     return str(result["error"]["code"])
 
 
-def noted(log: str) -> Iterator[Any]:
-    """What the guest `noted` was handed, in order, told by its lines in a log."""
+def records(log: str, logger: str = "") -> Iterator[Any]:
+    """The function's own lines in a log: all, or those of one logger."""
     for line in log.splitlines():
         if line.startswith("{"):
-            message = json.loads(line).get("message")
-            if isinstance(message, str) and message.startswith("noted "):
-                yield json.loads(message.removeprefix("noted "))
+            record = json.loads(line)
+            if logger in ("", record.get("logger")):
+                yield record
+
+
+def calls(log: str) -> list[str]:
+    """The handlers that were called, in order, told by a log."""
+    return [record["handler"] for record in records(log, "nexus.call")]
+
+
+def noted(log: str) -> list[Any]:
+    """What the guest `noted` was handed, in order, told by its lines in a log."""
+    messages = [record["message"] for record in records(log, "nexus.handler")]
+    return [json.loads(text.removeprefix("noted ")) for text in messages if text.startswith("noted ")]
 
 
 def logged_after(emulator: Emulator, start: int, ends: int = 1) -> str:
