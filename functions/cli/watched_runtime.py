@@ -16,6 +16,7 @@ from nexus_core.build import build_runtime
 from nexus_core.config import RuntimeConfig
 from nexus_core.context import ExecutionContext
 from nexus_core.errors import NexusError
+from nexus_core.logs import CallLog
 from nexus_core.result import ErrorInfo, WasmResult
 from nexus_core.runtime import Runtime
 
@@ -25,9 +26,11 @@ _SETTLE_MS = 100
 _STATUS_COLOURS = {"success": "green", "error": "red", "suspended": "yellow"}
 
 
-def build_watched_runtime(config: RuntimeConfig, *, metrics_dir: Path | None = None) -> Runtime:
+def build_watched_runtime(
+    config: RuntimeConfig, *, metrics_dir: Path | None = None, log: CallLog | None = None
+) -> Runtime:
     """`build_runtime`, with eyes: every call is printed, and a changed handler is compiled anew at once."""
-    return cast("Runtime", _WatchedRuntime(build_runtime(config, metrics_dir=metrics_dir)))
+    return cast("Runtime", _WatchedRuntime(build_runtime(config, metrics_dir=metrics_dir, log=log)))
 
 
 class _WatchedRuntime:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import uvicorn
 
@@ -39,30 +39,33 @@ _KEEP_ALIVE_SECONDS: Final = 75
 _STOP_MARGIN_SECONDS: Final = 5.0
 
 BuildRuntime = Callable[..., Runtime]
-"""Called with the configuration and `metrics_dir`, as `build_runtime` is."""
+"""Called with the configuration, `metrics_dir` and `log`, as `build_runtime` is."""
 
 Address = tuple[socket.AddressFamily, Any]
 """A family, and an address of it as `socket.bind` takes it."""
 
 
-def serve(config: RuntimeConfig, *, build: BuildRuntime = build_runtime) -> int:
+def serve(
+    config: RuntimeConfig, *, build: BuildRuntime = build_runtime, log_stream: BinaryIO | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT, let running calls finish, and return the exit code (0: all went well).
 
-    `build` makes the runtime of each worker, in the worker's own process.
+    `build` makes the runtime of each worker, in the worker's own process. Log lines go to `log_stream`,
+    which is standard error unless it is given.
 
     Call it in the main thread of a process that runs no others. Raises `ConfigError`, before anything
     is listening, for an address that needs tokens or cannot be had.
     """
     address = _resolve(config)
     local_only = _check_exposure(config, address)
-    configure_logging(config.log_level, config.log_format)
+    log = configure_logging(config.log_level, config.log_format, log_stream)
     with ExitStack() as stack:
         metrics_dir = _shared_metrics(stack) if config.workers > 1 else None
         sockets = _listen(config, address)
         _log.info("serving: address=%s port=%d workers=%d", config.host, config.port, config.workers)
 
         def work(index: int) -> int:
-            runtime = build(config, metrics_dir=metrics_dir)
+            runtime = build(config, metrics_dir=metrics_dir, log=log)
             return _work(runtime, sockets, index, local_only=local_only)
 
         if config.workers == 1:
