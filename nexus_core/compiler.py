@@ -130,8 +130,8 @@ class HandlerCompiler:
             else:
                 self._memory.put(plan.key, image)
                 return image, True
-        image = await self._compile(plan, 0)
         self._metrics.record_cache("compile", "miss")
+        image = await self._compile(plan, 0)
         self._keep(plan.key, image)
         return image, False
 

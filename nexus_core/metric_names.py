@@ -116,8 +116,9 @@ def cache_hit_rate(merged: Series) -> float | None:
     """The share of looks into the memory tier that no compile had to answer; None before the first one."""
     requests = {key[1:]: row[0] for key, row in merged.items() if key[0] == "nexus_cache_requests_total"}
     looks = sum(count for (tier, _), count in requests.items() if tier == "memory")
-    hits = sum(requests.get((tier, "hit"), 0.0) for tier in ("memory", "disk", "seed"))
-    return hits / looks if looks else None
+    # Not the hits, among which the machine code of the engine counts too, that nobody looked for in memory.
+    compiles = sum(count for (tier, _), count in requests.items() if tier == "compile")
+    return (looks - compiles) / looks if looks else None
 
 
 def _is_shared_gauge(key: tuple[str, ...]) -> bool:
