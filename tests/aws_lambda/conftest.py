@@ -11,7 +11,8 @@ import pytest
 
 from functions.aws_lambda.emulator import Emulator, EmulatorMissing, find_program
 from tests.aws_lambda.emulated import ROOT, SECONDS, TwoStarts, direct, plan_of
-from tests.aws_lambda.stack import Stack, translate
+from tests.aws_lambda.once import made_once
+from tests.aws_lambda.stack import Stack, read_stack, translate
 
 # The SAM CLI has an environment of its own; all that it can make is made by one process.
 _SAM_PROGRAM = """
@@ -83,6 +84,6 @@ def same_process(emulator: Emulator) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Stack:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """The template as it is deployed."""
-    return translate()
+    return read_stack(made_once(tmp_path_factory, "stack.json", translate))
