@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Mapping
-from types import FrameType
 from typing import Final
 
 from awslambdaric.lambda_runtime_exception import FaultException  # type: ignore[import-untyped]
@@ -46,12 +46,18 @@ def start(environ: Mapping[str, str]) -> LambdaAdapter:
     return adapter
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """End the process in order; Lambda sends SIGTERM only where an extension is registered."""
-    handler.close(_STOP_SECONDS)
-    # Python's own exit would wait for the thread in which the runtime client waits for the next event.
-    os._exit(0)
+def _end_at_sigterm(adapter: LambdaAdapter) -> None:
+    """Wait for SIGTERM, which Lambda sends where an extension is registered, and end the process in order."""
+    signal.sigwait({signal.SIGTERM})
+    try:
+        adapter.close(_STOP_SECONDS)
+    finally:
+        # Python's own exit would wait for the thread in which the runtime client waits for the next event.
+        os._exit(0)
 
 
+# For every thread made from here on, so that the signal is left to the one that waits for it. A handler would
+# run in the middle of what the main thread does, and a shutdown needs locks that the runtime client takes.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 handler: Final = start(os.environ)
-signal.signal(signal.SIGTERM, _stop)
+threading.Thread(target=_end_at_sigterm, args=(handler,), name="nexus-end", daemon=True).start()
