@@ -29,9 +29,10 @@ identity = {{"Lambda-Extension-Identifier": answer.headers["Lambda-Extension-Ide
 api.request("GET", "/2020-01-01/extension/event/next", headers=identity)
 print("bystander:", json.loads(api.getresponse().read())["eventType"], flush=True)
 """
-# A disk of 256 kB, and /opt with the extension, that only this process and its children see.
-_MOUNTS = 'mount -t tmpfs -o size=256k none "$1" && mount --bind "$2" /opt && shift 2 && exec "$@"'
-_OWN_MOUNTS = ["unshare", "--mount", "--propagation", "private"]
+# What is mounted is seen by the command and its children only. The folder to mount at, or from, comes last.
+_OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
+_SMALL_DISK = (*_OWN_MOUNTS, "sh", "-c", 'mount -t tmpfs -o size=256k none "$0" && exec "$@"')
+_OWN_LAYERS = (*_OWN_MOUNTS, "sh", "-c", 'mount --bind "$0" /opt && exec "$@"')
 
 _MARGIN_MS = 19_000
 _TIMEOUT_SECONDS = 20
@@ -44,28 +45,25 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def confined(program: Path, small_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """The function with a small disk, a second for a call, and an extension beside it; started."""
+def mounts() -> None:
+    """Skips where nothing can be mounted."""
     if subprocess.run([*_OWN_MOUNTS, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("mounts of one's own need root")
-    layers = tmp_path_factory.mktemp("opt")
-    extension = layers / "extensions" / "bystander"
-    extension.parent.mkdir()
-    extension.write_text(_EXTENSION)
-    extension.chmod(0o755)
-    prefix = [*_OWN_MOUNTS, "sh", "-c", _MOUNTS, "sh", str(small_disk), str(layers)]
-    plan = plan_of(small_disk, prefix=prefix, timeout_seconds=_TIMEOUT_SECONDS, deadline_margin_ms=_MARGIN_MS)
+
+
+@pytest.fixture(scope="module")
+def confined(program: Path, small_disk: Path, mounts: None) -> Iterator[Emulator]:
+    """The function with a small disk and a second for a call; started."""
+    plan = plan_of(
+        small_disk,
+        prefix=(*_SMALL_DISK, str(small_disk)),
+        timeout_seconds=_TIMEOUT_SECONDS,
+        deadline_margin_ms=_MARGIN_MS,
+    )
     with Emulator(program, plan) as emulator:
         # The emulator takes the start out of the first event's time, so that one may well find none left.
         emulator.invoke({"handler": "hello"})
         yield emulator
-
-
-def pid_of(emulator: Emulator) -> int:
-    """The process of the runtime client, of those that are not the emulator."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in emulator.function_pids}
-    (pid,) = [pid for pid, command in commands.items() if b"awslambdaric" in command]
-    return pid
 
 
 def fill(file: Path) -> None:
@@ -92,7 +90,7 @@ def test_a_cache_without_room_costs_no_call(confined: Emulator) -> None:
 
 def test_a_full_disk_fails_only_calls_that_keep_state(confined: Emulator, small_disk: Path) -> None:
     """With no byte left, a call that keeps state ends with a typed error; others go on, and it does later."""
-    pid = pid_of(confined)
+    (pid,) = confined.function_pids
     filler = Path(f"/proc/{pid}/root{small_disk}/filler")
     with pytest.raises(OSError, match="No space left"):
         fill(filler)
@@ -100,27 +98,32 @@ def test_a_full_disk_fails_only_calls_that_keep_state(confined: Emulator, small_
     assert direct(confined, "hello", {"who": "bob"})["status"] == "success"
     filler.unlink()
     assert direct(confined, "counter", {}, session="s")["returnValue"]["count"] == 1
-    assert pid_of(confined) == pid
+    assert confined.function_pids == (pid,)
 
 
 def test_a_call_has_no_more_time_than_the_invocation(confined: Emulator) -> None:
     """A handler with a minute of its own ends with what is left of the function's time; the process stays."""
-    pid = pid_of(confined)
+    (pid,) = confined.function_pids
     result = direct(confined, "patient")
     assert code_of(result) == "TIMEOUT"
     assert result["error"]["limit"]["value"] <= _TIMEOUT_SECONDS * 1000 - _MARGIN_MS
     assert direct(confined, "hello", {"who": "bob"})["status"] == "success"
-    assert pid_of(confined) == pid
+    assert confined.function_pids == (pid,)
 
 
-def test_sigterm_ends_the_function_in_order(confined: Emulator) -> None:
-    """At the end of its sandbox the process closes all and goes by itself, before Lambda would kill it.
-
-    The last test of this module, since the function is gone after it.
-    """
-    confined.stop()
-    assert "bystander: SHUTDOWN" in confined.log
-    assert "Sending SIGKILL" not in confined.log
+def test_sigterm_ends_the_function_in_order(
+    program: Path, filled_cache: Path, mounts: None, tmp_path: Path
+) -> None:
+    """At the end of its sandbox the process closes all and goes by itself, before Lambda would kill it."""
+    extension = tmp_path / "opt" / "extensions" / "bystander"
+    extension.parent.mkdir(parents=True)
+    extension.write_text(_EXTENSION)
+    extension.chmod(0o755)
+    prefix = (*_OWN_LAYERS, str(tmp_path / "opt"))
+    with Emulator(program, plan_of(tmp_path, cache_dir=filled_cache, prefix=prefix)) as emulator:
+        assert direct(emulator, "counter", {}, session="s")["status"] == "success"
+    assert "bystander: SHUTDOWN" in emulator.log
+    assert "Sending SIGKILL" not in emulator.log
 
 
 def test_an_environment_whose_process_was_killed_starts_again(

@@ -4,8 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import Popen
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -14,23 +13,14 @@ from tests.aws_lambda.emulated import SECONDS, code_of, plan_of
 from tests.aws_lambda.runtime_api import RuntimeApi, started
 
 
-class Restored(NamedTuple):
-    """A function after its restore."""
-
-    api: RuntimeApi
-    process: "Popen[bytes]"
-    log: Path
-
-
 @pytest.fixture(scope="module")
-def restored(filled_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
-    """The function, started, snapshot and restored once."""
+def restored(filled_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeApi]:
+    """The API of a function that was restored once."""
     folder = tmp_path_factory.mktemp("snapstart")
-    log = folder / "log"
-    with RuntimeApi() as api, started(api, plan_of(folder, cache_dir=filled_cache), log) as process:
+    with RuntimeApi() as api, started(api, plan_of(folder, cache_dir=filled_cache), folder / "log"):
         api.wait_for_snapshot()
         api.restore()
-        yield Restored(api, process, log)
+        yield api
 
 
 def call(api: RuntimeApi, handler: str, event: object = None, **options: Any) -> Any:
@@ -40,44 +30,45 @@ def call(api: RuntimeApi, handler: str, event: object = None, **options: Any) ->
     return answer.value
 
 
-def test_a_restored_function_is_warm(restored: Restored) -> None:
+def test_a_restored_function_is_warm(restored: RuntimeApi) -> None:
     """The first call after a restore compiles nothing and makes no instance."""
-    result = call(restored.api, "hello", {"who": "bob"})
+    result = call(restored, "hello", {"who": "bob"})
     assert result["returnValue"] == {"greeting": "hello bob"}
     assert (result["metrics"]["coldStart"], result["metrics"]["compilationTimeUs"]) == (False, None)
 
 
-def test_limits_hold_after_a_restore(restored: Restored) -> None:
+def test_limits_hold_after_a_restore(restored: RuntimeApi) -> None:
     """A handler that loops is ended by its own time, or by what the invocation has left."""
-    assert code_of(call(restored.api, "loop")) == "TIMEOUT"
-    result = call(restored.api, "patient", time_ms=1_500)
+    assert code_of(call(restored, "loop")) == "TIMEOUT"
+    result = call(restored, "patient", time_ms=1_500)
     assert code_of(result) == "TIMEOUT"
     assert result["error"]["limit"]["value"] <= 1_000
-    assert code_of(call(restored.api, "greedy")) == "MEMORY_LIMIT"
+    assert code_of(call(restored, "greedy")) == "MEMORY_LIMIT"
 
 
-def test_state_is_kept_after_a_restore(restored: Restored) -> None:
+def test_state_is_kept_after_a_restore(restored: RuntimeApi) -> None:
     """The store is there after the restore, and keeps what is written."""
     for count in (1, 2):
-        answer = restored.api.invoke({"handler": "counter", "event": {}, "session": "s"})
+        answer = restored.invoke({"handler": "counter", "event": {}, "session": "s"})
         assert answer.value["returnValue"]["count"] == count
 
 
-def test_an_invocation_that_fails_tells_its_error(restored: Restored) -> None:
+def test_an_invocation_that_fails_tells_its_error(restored: RuntimeApi) -> None:
     """What no source sends is an error with a code, as without SnapStart."""
-    answer = restored.api.invoke({"nothing": "known"})
+    answer = restored.invoke({"nothing": "known"})
     assert (answer.kind, answer.value["errorType"]) == ("error", "INVALID_REQUEST")
 
 
-def test_sigterm_ends_a_waiting_function(restored: Restored) -> None:
-    """While it waits for an event, SIGTERM closes all and ends the process with code 0.
-
-    The last test of this module with this function, since it is gone after it.
-    """
-    call(restored.api, "hello", {"who": "bob"})
-    restored.api.wait_until_idle()
-    restored.process.send_signal(signal.SIGTERM)
-    assert restored.process.wait(SECONDS) == 0, restored.log.read_text()
+def test_sigterm_ends_a_waiting_function(filled_cache: Path, tmp_path: Path) -> None:
+    """While it waits for an event, SIGTERM closes all and ends the process with code 0."""
+    log = tmp_path / "log"
+    with RuntimeApi() as api, started(api, plan_of(tmp_path, cache_dir=filled_cache), log) as process:
+        api.wait_for_snapshot()
+        api.restore()
+        assert code_of(call(api, "loop")) == "TIMEOUT"
+        api.wait_until_idle()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0, log.read_text()
 
 
 def test_two_restores_of_one_snapshot_share_no_random_numbers(filled_cache: Path, tmp_path: Path) -> None:
