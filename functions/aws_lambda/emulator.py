@@ -126,6 +126,7 @@ class Emulator:
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread(target=self._read, name="lambda-log")
         self._lines: list[str] = []
+        self._invoked = False
         # The emulator crashes when two events overlap; Lambda itself never does that to one environment.
         self._one_at_a_time = threading.Lock()
 
@@ -136,11 +137,12 @@ class Emulator:
 
     @property
     def init_ms(self) -> float:
-        """How long the last start of the function took; fails when it has not started."""
-        found = _INIT.findall(self.log)
-        if not found:
+        """How long the last start of the function took; fails before the first event."""
+        if not self._invoked:
             raise EmulatorFailed("the function has not started", self.log)
-        return float(found[-1])
+        # The answer may be here before what was written on the way to it.
+        self._wait_until(lambda: bool(_INIT.search(self.log)), _GRACE_SECONDS, "it reported no start")
+        return float(_INIT.findall(self.log)[-1])
 
     @property
     def function_pids(self) -> tuple[int, ...]:
@@ -152,6 +154,7 @@ class Emulator:
         """Hand over an event, bytes as they are and anything else as JSON, and wait for the answer."""
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         with self._one_at_a_time:
+            self._invoked = True
             connection = http.client.HTTPConnection(
                 HOST, self.port, timeout=self._plan.timeout_seconds + _GRACE_SECONDS
             )
