@@ -26,6 +26,7 @@ def test_the_first_and_the_warm_invocation_are_answered_by_one_process(two_start
     """The function is started once, for its first event, and later events find it running."""
     emulator = two_starts.emulator
     assert result_of(two_starts.first)["status"] == "success"
+    assert emulator.init_ms > 0
     pids, starts = emulator.function_pids, emulator.log.count("INIT REPORT")
     assert len(pids) == 1
     for _ in range(3):
