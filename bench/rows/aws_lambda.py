@@ -16,9 +16,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from bench.machine import group_cpu_seconds
 from bench.peers import HANDLERS, ROOT, PeerMissing
 from bench.servers import EXPECTED
 from bench.table import Aim, Row
@@ -36,6 +38,13 @@ _WARM = Row(name="lambda.warm", what="warm invocation above an empty Python func
 _BUILD_SECONDS = 120
 _EVENT = {"handler": "hello", "event": {"who": "bob"}}
 _EMPTY = f"def handler(event, context):\n    return {{'returnValue': {EXPECTED!r}}}\n"
+
+
+class _Starts(NamedTuple):
+    """What each start of a function took."""
+
+    init_ms: list[float]
+    cpu_ms: list[float]
 
 
 class AnswerWrong(Exception):
@@ -57,18 +66,23 @@ def _measure(bench: Bench, wanted: frozenset[str]) -> Iterator[Row]:
 
 
 def _init(bench: Bench, program: Path, empty: FunctionPlan, folder: Path) -> Row:
-    ours: list[float] = []
-    theirs: list[float] = []
+    ours, theirs = _Starts([], []), _Starts([], [])
     for number in range(bench.pick(full=15, quick=2)):
         bench.progress.doing(f"{_INIT.name}: start {number}")
         plans = [(ours, _nexus(folder, f"init-{number}")), (theirs, empty)]
         # Every other round goes backwards, so that none always follows the other.
-        for samples, plan in plans if number % 2 else reversed(plans):
+        for starts, plan in plans if number % 2 else reversed(plans):
             with Emulator(program, plan) as emulator:
                 check_answer(emulator.invoke(_EVENT))
-                samples.append(emulator.init_ms)
-    note = f"Nexus {statistics.median(ours):.0f} ms, the empty function {statistics.median(theirs):.0f} ms"
-    return replace(_INIT, figure=paired_difference(ours, theirs), note=note)
+                starts.init_ms.append(emulator.init_ms)
+                starts.cpu_ms.append(sum(map(group_cpu_seconds, emulator.function_pids)) * 1000)
+    note = (
+        f"Nexus {statistics.median(ours.init_ms):.0f} ms, "
+        f"the empty function {statistics.median(theirs.init_ms):.0f} ms; "
+        f"of processor, with one invocation, {statistics.median(ours.cpu_ms):.0f} ms "
+        f"and {statistics.median(theirs.cpu_ms):.0f} ms"
+    )
+    return replace(_INIT, figure=paired_difference(ours.init_ms, theirs.init_ms), note=note)
 
 
 def _warm(bench: Bench, program: Path, empty: FunctionPlan, folder: Path) -> Row:
