@@ -8,15 +8,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 # The SAM CLI's pins clash with ours; one environment of it serves every VENV.
 SAM_TOOLS := .venv-sam/.installed
+K8S_TOOLS := .venv-k8s/.installed
 # What the Lambda package is built for: x86_64 or arm64.
 LAMBDA_ARCH ?= x86_64
 
-.PHONY: run test check fmt bench soak fuzz clean sam-tools sam-build sam-local lambda-local container-engine
+.PHONY: run test check fmt bench soak fuzz clean images monitoring k8s-tools sam-tools sam-build sam-local lambda-local container-engine
 
 run: $(READY)  ## serve handlers/ on 127.0.0.1:8080
 	$(BIN)/nexus serve
 
-test: $(READY) $(SAM_TOOLS)  ## run the tests; fails below the coverage floor of pyproject.toml
+test: $(READY) $(SAM_TOOLS) $(K8S_TOOLS)  ## run the tests; fails below the coverage floor of pyproject.toml
 	$(BIN)/pytest $(COVERAGE)
 
 check: $(READY)  ## lint, formatting and types
@@ -37,6 +38,14 @@ soak: $(READY)  ## the tests that run for minutes
 fuzz: $(READY)  ## every property, with many more random examples than `make test` tries
 	$(BIN)/pytest -m "hypothesis and not soak" --hypothesis-profile=fuzz
 
+monitoring: $(READY)  ## write the dashboard and the rules of k8s/monitoring
+	$(BIN)/python -m infra.monitoring
+
+images: $(READY)  ## build the image, run it as a pod would, and print its size; needs Docker, or root and dockerd
+	$(BIN)/python -m infra.images
+
+k8s-tools: $(K8S_TOOLS)  ## kubectl, and what knows which manifests are right, in .venv-k8s
+
 sam-tools: $(SAM_TOOLS)  ## the SAM CLI with its Lambda emulator, and cfn-lint, in .venv-sam
 
 sam-build: $(READY) $(SAM_TOOLS)  ## the package of the Lambda function and its template, in .aws-sam/build
@@ -55,7 +64,7 @@ container-engine:
 clean:  ## remove what these targets made
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist
 	rm -rf nexus.egg-info .aws-sam
-	find nexus_core functions bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find nexus_core functions bench infra tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nexus needs Python 3.11 or later: make PYTHON=python3.11")'
@@ -68,4 +77,9 @@ $(SAM_TOOLS): infra/lambda/sam-requirements.txt
 	$(PYTHON) -m venv .venv-sam
 	.venv-sam/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	.venv-sam/bin/uv pip install --quiet --python .venv-sam/bin/python --no-deps -r $<
+	@touch $@
+
+$(K8S_TOOLS): tests/k8s/requirements.txt | $(SAM_TOOLS)
+	.venv-sam/bin/uv venv --quiet --clear --python $(PYTHON) .venv-k8s
+	.venv-sam/bin/uv pip install --quiet --python .venv-k8s --no-deps -r $<
 	@touch $@
