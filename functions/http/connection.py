@@ -1,4 +1,4 @@
-"""uvicorn's connection protocols, with the bounds they lack: size and time of a request's head."""
+"""uvicorn's connection protocols, with what they lack: bounds of a request's head, and the way to HTTP/2."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class HttpConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._open = False
+        self._fresh = True
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -47,6 +48,12 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of one or several requests."""
+        if self._fresh:
+            self._fresh = False
+            # How HTTP/2 with prior knowledge begins, and no method of HTTP/1.1.
+            if data.startswith(b"PRI "):
+                self._become_http2(data)
+                return
         super().data_received(data)
         # An ordinary head comes whole, in one piece: then no timer is ever made for it.
         if not self._open:
@@ -54,6 +61,16 @@ class HttpConnection(HttpToolsProtocol):
                 self._stop_timer()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _become_http2(self, data: bytes) -> None:
+        from functions.http.http2_connection import Http2Connection
+
+        self._stop_timer()
+        self.connections.discard(self)
+        successor = Http2Connection(self.app, self.server_state, self.timeout_keep_alive)
+        self.transport.set_protocol(successor)
+        successor.connection_made(self.transport)
+        successor.data_received(data)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""

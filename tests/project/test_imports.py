@@ -66,7 +66,7 @@ WRAPPER_ROOMS = (
     Room(
         "functions.http",
         ("nexus_core", "functions.http"),
-        ("anyio", "cloudevents", "jwt", "msgspec", "starlette", "uvicorn"),
+        ("anyio", "cloudevents", "h2", "jwt", "msgspec", "starlette", "uvicorn"),
     ),
     Room(
         "functions.aws_lambda",
