@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -16,10 +15,8 @@ import pytest
 from nexus_core.build import build_runtime
 from nexus_core.compiler import MOST_COMPILES
 from nexus_core.errors import CompilationError, ErrorCode, InvalidHandler
-from nexus_core.extensions.base import ExtensionMethod
 from nexus_core.limits import MIB, ResourceLimits
 from nexus_core.runtime import Runtime
-from nexus_core.stores.memory import MemoryStateStore
 from tests.core.conftest import config_of
 from tests.core.runtimes import Doors, RuntimeFactory, body, call, error, handler, until, value
 from tests.core.scraping import Samples, scrape
@@ -375,46 +372,3 @@ async def test_idle_instances_are_retired_in_the_background(
     runtime = await start(idle_timeout_ms=1)
     value(await runtime.execute_source(HELLO, call({"who": "x"})))
     await until(lambda: runtime.pool.available_count == 0)
-
-
-class _ConnectedExtension:
-    """An extension that counts the same."""
-
-    name = "connected"
-    methods: Mapping[str, ExtensionMethod] = MappingProxyType({})
-    disconnects = 0
-
-    async def disconnect(self) -> None:
-        """See `HoldsConnections`."""
-        self.disconnects += 1
-
-    async def close(self) -> None:
-        """See `Extension`."""
-
-
-class _ConnectedStore(MemoryStateStore):
-    """A store that counts how often it was told to let go of its connections."""
-
-    disconnects = 0
-
-    async def disconnect(self) -> None:
-        """See `HoldsConnections`."""
-        self.disconnects += 1
-
-
-async def test_a_picture_of_the_process_has_no_connections(start: RuntimeFactory) -> None:
-    """Before a snapshot and after it, extensions and the store let go, and the ticker is started anew."""
-    store, extension = _ConnectedStore(), _ConnectedExtension()
-    runtime = await start(extensions=[extension])
-    runtime.state_store = store
-    source = handler(body("while (ctx.remainingMs() > 4900); return Math.random()"))
-    first = value(await runtime.execute_source(source, call()))
-    ticker = runtime._parts.engine.ticker
-    thread = ticker._thread
-    await runtime.before_snapshot()
-    assert (store.disconnects, extension.disconnects) == (1, 1)
-    await runtime.after_restore()
-    assert (store.disconnects, extension.disconnects) == (2, 2)
-    assert ticker._thread is None
-    assert value(await runtime.execute_source(source, call())) != first
-    assert ticker._thread is not thread
