@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+import msgspec
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.types import Receive, Scope, Send
 
 from functions.aws_lambda.calls import Calls, LambdaContext
 from functions.aws_lambda.replies import http_reply, problem_reply
-from functions.http.app import build_application
-from functions.http.auth import requires_token
+from functions.http.app import Application, build_application
+from functions.http.auth import Gate, requires_token
 from functions.http.envelope import TIMEOUT_EXTENSION
 from nexus_core.errors import InternalError, InvalidRequest, NexusError, Unauthenticated
 
@@ -37,7 +38,9 @@ class HttpEvents:
 
     def __init__(self, runtime: Runtime) -> None:
         config = runtime.config
+        self._runtime = runtime
         self._application = build_application(runtime)
+        self._unguarded: Application | None = None
         self._mangum = Mangum(self._serve, lifespan="off", text_mime_types=list(_TEXT_TYPES))
         self._waiting: Calls | None = None
         # No address is local on Lambda: without a word of the operator nobody comes in.
@@ -50,7 +53,7 @@ class HttpEvents:
 
         Runs the current event loop, which must stand still.
         """
-        if self._closed:
+        if self._closed and not _signed_by_iam(event):
             shut = Unauthenticated(
                 "this function takes HTTP requests once NEXUS_JWT_SECRET or NEXUS_AUTH is set"
             )
@@ -78,7 +81,30 @@ class HttpEvents:
             if all(name != b"x-request-id" for name, _ in scope["headers"]):
                 scope["headers"].append((b"x-request-id", calls.request_id.encode()))
         scope["raw_path"] = quote(_sent_path(scope["aws.event"]), safe=_PATH_SAFE).encode()
-        await self._application(scope, receive, send)
+        application = self._behind_iam() if _signed_by_iam(scope["aws.event"]) else self._application
+        await application(scope, receive, send)
+
+    def _behind_iam(self) -> Application:
+        """The application that asks for no token, as the callers were admitted by IAM."""
+        if self._unguarded is None:
+            config = msgspec.structs.replace(self._runtime.config, auth="off")
+            self._unguarded = Application(self._runtime, Gate(config))
+        return self._unguarded
+
+
+def _signed_by_iam(event: Mapping[str, Any]) -> bool:
+    """Whether AWS has checked an IAM signature of the sender, and that it may call this API or URL.
+
+    The signature takes the header that a token would. AWS writes this part of the event; whoever could forge
+    it invokes the function directly, and may call every handler anyway. In REST events authorizers choose it.
+    """
+    context = event.get("requestContext")
+    authorizer = context.get("authorizer") if isinstance(context, Mapping) else None
+    return (
+        event.get("version") == "2.0"
+        and isinstance(authorizer, Mapping)
+        and isinstance(authorizer.get("iam"), Mapping)
+    )
 
 
 def _sent_path(event: Mapping[str, Any]) -> str:

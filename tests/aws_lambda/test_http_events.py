@@ -140,3 +140,28 @@ def test_http_needs_a_word_of_the_operator(tmp_path: Path, settings: dict[str, s
             token = jwt.encode({"scope": "invoke:a", "exp": 4102444800}, "s" * 32, "HS256")
             request = http_v2("POST", "/invoke/a", authorization=f"Bearer {token}")
             assert shut(request)["statusCode"] == 200
+
+
+@pytest.mark.parametrize("settings", [{"auth": UNSET}, {"jwt_secret": "s" * 32, "auth": "jwt"}])
+def test_who_iam_admitted_needs_no_token(tmp_path: Path, settings: dict[str, str]) -> None:
+    """IAM's signature takes the header of a token; only what AWS writes of it counts, never in REST events."""
+    signed = http_v2("POST", "/invoke/a", '{"n": 1}', authorization="AWS4-HMAC-SHA256 Credential=x")
+    iam = {"iam": {"accountId": "123456789012", "userArn": "arn:aws:iam::123456789012:user/me"}}
+    with function_of(tmp_path, {"a.js": _HANDLER}, **settings) as made:
+        admitted = {**signed, "requestContext": {**signed["requestContext"], "authorizer": iam}}
+        assert content(made(admitted))["returnValue"] == {"n": 1}
+        forged: tuple[Any, ...] = (
+            {},
+            {"jwt": {}},
+            {"lambda": iam},
+            {"iam": "me"},
+            {"iam": None},
+            "iam",
+            None,
+        )
+        for authorizer in forged:
+            other = {**signed["requestContext"], "authorizer": authorizer}
+            assert made({**signed, "requestContext": other})["statusCode"] == 401
+        rest = http_v1("POST", "/invoke/a", "{}")
+        rest["requestContext"]["authorizer"] = iam
+        assert made(rest)["statusCode"] == 401
