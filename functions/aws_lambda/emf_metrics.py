@@ -123,22 +123,21 @@ def values_of(name: str, row: list[float]) -> list[float]:
 def spread(row: list[float]) -> list[float]:
     """One value for each event of a histogram's row: as many as were counted, with the row's sum.
 
-    A single value is exact. Several lie in their buckets, all at the same share of the way through.
+    They lie in their buckets, all at the same share of the way through: so a single one is exact.
     """
     *counts, total = row
-    if sum(counts) == 1:
-        return [max(total, 0.0)]
-    buckets = [
-        (low, high - low, int(n)) for (low, high), n in zip(pairwise((0.0, *BUCKETS)), counts, strict=False)
-    ]
+    bounds = zip(pairwise((0.0, *BUCKETS)), counts, strict=False)
+    buckets = [(low, high - low, int(count)) for (low, high), count in bounds]
     above = int(counts[-1])
-    floor = sum(low * n for low, _, n in buckets) + BUCKETS[-1] * above
-    width = sum(size * n for _, size, n in buckets)
+    floor = sum(low * count for low, _, count in buckets) + BUCKETS[-1] * above
+    width = sum(size * count for _, size, count in buckets)
     spare = max(total - floor, 0.0)
-    # Values above the last bound may be of any size: the others take the middle and leave the rest to them.
-    share = min(spare / width, 0.5 if above else 1.0) if width else 0.0
-    values = [low + share * size for low, size, n in buckets for _ in range(n)]
-    return values + [BUCKETS[-1] + (spare - share * width) / above] * above if above else values
+    share = min(spare / width, 1.0) if width else 0.0
+    values = [low + share * size for low, size, count in buckets for _ in range(count)]
+    if above:
+        # These have no upper bound, so whatever is too much for the others is theirs.
+        values += [BUCKETS[-1] + (spare - share * width) / above] * above
+    return values
 
 
 def _encoded(

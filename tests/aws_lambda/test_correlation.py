@@ -27,6 +27,11 @@ BUS = {"id": "event-1", "detail-type": "order", "source": "shop"}
         (Source.SCHEDULE, BUS, "event-1"),
         (Source.DIRECT, {"handler": "hello", "id": "mine"}, None),
         ("unknown", BUS, None),
+        (Source.EVENTBRIDGE, {"id": 7}, None),
+        (Source.EVENTBRIDGE, {"id": ""}, None),
+        (Source.SQS, {"Records": {"0": {"messageId": "m1"}}}, None),
+        (Source.SQS, {"Records": []}, None),
+        (Source.SNS, {"Records": [{"Sns": "n1"}]}, None),
     ],
 )
 def test_each_source_has_its_own_id(source: str, event: object, expected: str | None) -> None:

@@ -194,11 +194,19 @@ def test_the_runtime_clients_own_lines_end(stream: io.BytesIO) -> None:
     take_over_logging(InvocationLines("shop", stream), "warning")
     logging.getLogger("library").warning("once")
     logging.getLogger("library").info("below the level")
-    logging.getLogger("httpx").info("https://example.com/?token=secret")
     assert [line["message"] for line in lines_of(stream)] == ["once"]
     assert earlier.getvalue() == b""
     assert theirs not in root.handlers
     assert others in root.handlers
+
+
+@pytest.mark.parametrize("name", ["httpx", "botocore.auth", "urllib3.connectionpool"])
+def test_libraries_that_tell_secrets_are_held_to_warnings(name: str, stream: io.BytesIO) -> None:
+    """Whole addresses and signed headers are in no line, at any level."""
+    take_over_logging(InvocationLines("shop", stream), "debug")
+    logging.getLogger("library").debug("told")
+    logging.getLogger(name).info("https://example.com/?token=secret")
+    assert [line["message"] for line in lines_of(stream)] == ["told"]
 
 
 def test_a_closed_stream_loses_lines_and_no_calls(lines: InvocationLines, stream: io.BytesIO) -> None:

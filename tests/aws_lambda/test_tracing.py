@@ -18,18 +18,28 @@ HEADER = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampl
 # In a process of its own: the SDK decides at its import whether it is in Lambda.
 PROGRAM = """
 import json, os, sys
-from functions.aws_lambda.tracing import TRACE_VARIABLE, CallTracer
+from functions.aws_lambda.log_lines import TRACE_VARIABLE
+from functions.aws_lambda.observer import Observer
+from nexus_core.config import RuntimeConfig
 from nexus_core.errors import ErrorCode
+
+class Context:
+    aws_request_id = "one"
+
+def log_call(handler, code, duration_us):
+    status = "error" if code else "success"
+    about = {"status": status, "code": code, "duration_us": duration_us, "cold_start": False}
+    observer.log.call("r1", handler, None, **about)
 
 def invocation(sampled):
     os.environ[TRACE_VARIABLE] = f"{sys.argv[1]}{sampled}"
-    tracer.begin()
-    tracer.call("hello", status="success", code=None, duration_us=1_500_000)
-    tracer.call("orders", status="error", code=ErrorCode.TIMEOUT, duration_us=10)
-    tracer.call("orders", status="error", code=ErrorCode.INVALID_REQUEST, duration_us=10)
+    with observer.invocation({}, Context, "direct"):
+        log_call("hello", None, 1_500_000)
+        log_call("orders", ErrorCode.TIMEOUT, 10)
+        log_call("orders", ErrorCode.INVALID_REQUEST, 10)
     return "aws_xray_sdk" in sys.modules
 
-tracer = CallTracer(os.environ, "shop")
+observer = Observer(os.environ, RuntimeConfig(), sys.stderr.buffer)
 print(json.dumps(["aws_xray_sdk" in sys.modules, invocation(0), invocation(1)]))
 """
 

@@ -156,7 +156,7 @@ def test_two_readings_tell_what_was_counted_between_them() -> None:
     run_call(collector, "hello", seconds=0.004)
     collector.record_cache("memory", "hit")
     before = collector.read()
-    run_call(collector, "hello", seconds=0.2, cpu_seconds=0.125, host_calls={})
+    run_call(collector, "hello", seconds=0.2, cpu_seconds=0.125, peak_memory=9999, host_calls={})
     run_call(collector, "other", status="error", code=ErrorCode.TIMEOUT, host_calls={"emit": 3})
     after = collector.read()
     counted = counted_since(before, after)
@@ -171,7 +171,7 @@ def test_two_readings_tell_what_was_counted_between_them() -> None:
         ("nexus_errors_total", "TIMEOUT"): [1],
         ("nexus_host_calls_total", "emit"): [3],
     }
-    assert after["nexus_pool_memory_bytes",] == [4096]
+    assert (after["nexus_pool_memory_bytes",], after["nexus_peak_memory_bytes",]) == ([4096], [9999])
     assert counted_since(after, collector.read()) == {}
 
 
