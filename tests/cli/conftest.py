@@ -1,5 +1,6 @@
 """The command under test, in a folder of its own."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ from tests.cli.command import Command
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk cache for all tests: the engine is compiled once."""
-    return tmp_path_factory.mktemp("cache") / "cache"
+def cache(new_cache: Callable[[], Path]) -> Path:
+    """A disk cache for all tests; the engine is compiled already."""
+    return new_cache()
 
 
 @pytest.fixture

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nexus_core.build import build_runtime
-from nexus_core.caches.disk import DiskCache
 from nexus_core.config import RuntimeConfig, load_config
 from nexus_core.engine.image import HeapImage, ImageArena
 from nexus_core.engine.javascript_kind import JavaScriptKind
 from nexus_core.engine.wasm_engine import WasmEngine
 from nexus_core.extensions.base import Extension
-from nexus_core.limits import MIB
 from nexus_core.metrics import MetricsCollector
 from nexus_core.pool import InstancePool
 from nexus_core.runtime import Runtime
 from tests.core.pools import ECHO, ROOMY, SLEEPER, Faults, NewPool, compile_image, pool_of
 from tests.core.runtimes import Doors, RuntimeFactory
+from tests.engine.machine_code import disk_cache
 
 
 @pytest.fixture(scope="session")
-def code_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def code_cache(new_cache: Callable[[], Path]) -> Path:
     """The folder where compiled machine code and images outlive a test."""
-    return tmp_path_factory.mktemp("nexus") / "cache"
+    return new_cache()
 
 
 @pytest.fixture
@@ -65,14 +64,7 @@ async def runtime(start: RuntimeFactory) -> Runtime:
 @pytest.fixture(scope="session")
 def kind(code_cache: Path) -> Iterator[JavaScriptKind]:
     """The JavaScript guest on an engine of its own, for tests of parts below the runtime."""
-    disk = DiskCache(
-        code_cache,
-        secret=None,
-        max_bytes=64 * MIB,
-        on_event=lambda _tier, _result: None,
-        on_degraded=lambda _reason: None,
-    )
-    engine, arena = WasmEngine(disk), ImageArena()
+    engine, arena = WasmEngine(disk_cache(code_cache)), ImageArena()
     yield JavaScriptKind(engine, arena)
     engine.close()
     arena.close()

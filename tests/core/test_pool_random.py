@@ -120,7 +120,7 @@ def _chosen(calls: dict[str, PooledInstance], number: int) -> str | None:
     return list(calls)[number % len(calls)] if calls else None
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples * 60 // 100)
 @given(steps=STEPS, most=st.integers(1, 3))
 def test_no_story_loses_an_instance_or_crosses_two_heaps(
     kind: JavaScriptKind, sleeper: HeapImage, steps: list[Step], most: int

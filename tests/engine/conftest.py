@@ -1,6 +1,7 @@
-"""One engine for all tests of this folder: compiling the guest's machine code takes most of a second."""
+"""One engine for all tests of this folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,18 +9,18 @@ from nexus_core.engine.image import ImageArena
 from nexus_core.engine.javascript import JavaScriptEngine
 from nexus_core.engine.javascript_instance import JavaScriptInstance
 from nexus_core.engine.javascript_kind import JavaScriptKind
-from nexus_core.engine.wasm_engine import WasmEngine
-from tests.engine.guests import CodeInMemory
+from nexus_core.engine.wasm_engine import CodeCache, WasmEngine
+from tests.engine.machine_code import disk_cache
 
 
 @pytest.fixture(scope="session")
-def code_cache() -> CodeInMemory:
-    """Machine code compiled by any test of the session."""
-    return CodeInMemory()
+def code_cache(new_cache: Callable[[], Path]) -> CodeCache:
+    """Machine code of the guests."""
+    return disk_cache(new_cache())
 
 
 @pytest.fixture(scope="session")
-def wasm_engine(code_cache: CodeInMemory) -> Iterator[WasmEngine]:
+def wasm_engine(code_cache: CodeCache) -> Iterator[WasmEngine]:
     """The engine; its ticker stops at the end."""
     engine = WasmEngine(code_cache)
     yield engine

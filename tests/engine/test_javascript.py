@@ -20,10 +20,9 @@ from nexus_core.engine.javascript import (
     JavaScriptGuest,
     image_size_for,
 )
-from nexus_core.engine.wasm_engine import WasmEngine
+from nexus_core.engine.wasm_engine import CodeCache, WasmEngine
 from nexus_core.errors import InternalError
 from nexus_core.limits import MIB, ResourceLimits
-from tests.engine.guests import CodeInMemory
 
 
 def guest_file() -> bytes:
@@ -91,7 +90,7 @@ def test_the_guest_keeps_its_state_in_memory() -> None:
 
 
 def test_another_guest_build_stops_the_start(
-    wasm_engine: WasmEngine, monkeypatch: pytest.MonkeyPatch, code_cache: CodeInMemory
+    wasm_engine: WasmEngine, monkeypatch: pytest.MonkeyPatch, code_cache: CodeCache
 ) -> None:
     """A guest nobody examined is not run."""
     monkeypatch.setattr(module, "GUEST_SHA256", "0" * 64)
@@ -99,7 +98,7 @@ def test_another_guest_build_stops_the_start(
         JavaScriptEngine(WasmEngine(code_cache), ImageArena())
 
 
-def test_a_missing_guest_stops_the_start(monkeypatch: pytest.MonkeyPatch, code_cache: CodeInMemory) -> None:
+def test_a_missing_guest_stops_the_start(monkeypatch: pytest.MonkeyPatch, code_cache: CodeCache) -> None:
     """Without the package that ships the guest the message names it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(InternalError, match="quickjs-rs"):
@@ -111,7 +110,7 @@ def test_a_missing_guest_stops_the_start(monkeypatch: pytest.MonkeyPatch, code_c
     ("text", "message"), [("syntax error here", "does not load"), ("(() => { throw 1 })", "")]
 )
 def test_a_broken_bootstrap_stops_the_start(
-    code_cache: CodeInMemory,
+    code_cache: CodeCache,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     script: str,
@@ -127,7 +126,7 @@ def test_a_broken_bootstrap_stops_the_start(
 
 
 def test_the_build_follows_the_bootstrap(
-    code_cache: CodeInMemory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, javascript: JavaScriptEngine
+    code_cache: CodeCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, javascript: JavaScriptEngine
 ) -> None:
     """An image of another bootstrap is never taken for one of this."""
     changed = tmp_path / "bootstrap.js"

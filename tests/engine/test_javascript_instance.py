@@ -52,7 +52,7 @@ def test_an_aborted_call_leaves_a_clean_instance(
     image = compile_text(kind, text, rules)
     instance.attach(image)
     with pytest.raises(error):
-        run(instance.execute(guest_call(rules)), 50)
+        run(instance.execute(guest_call(rules)), 50 if error is HandlerTimeout else GENEROUS_MS)
     if instance.reset():
         check_pristine(instance)
     else:

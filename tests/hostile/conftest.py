@@ -1,6 +1,6 @@
 """One runtime per module of attacks, with compiled code and images kept for the session."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +12,17 @@ from nexus_core.engine.image import ImageArena
 from nexus_core.engine.javascript_kind import JavaScriptKind
 from nexus_core.engine.wasm_engine import WasmEngine
 from nexus_core.runtime import Runtime
-from tests.engine.guests import CodeInMemory
+from tests.engine.machine_code import disk_cache
 from tests.hostile.ring import Ring
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def settings(tmp_path_factory: pytest.TempPathFactory, new_cache: Callable[[], Path]) -> dict[str, str]:
     """The settings of every runtime here; the caches are shared."""
     root: Path = tmp_path_factory.mktemp("hostile")
     (root / "handlers").mkdir()
     return {
-        "NEXUS_CACHE_DIR": str(root / "cache"),
+        "NEXUS_CACHE_DIR": str(new_cache()),
         "NEXUS_HANDLERS_DIR": str(root / "handlers"),
         "NEXUS_STORE_URL": "memory:",
         "NEXUS_LOG_LEVEL": "error",
@@ -49,8 +49,8 @@ async def ring(runtime: Runtime) -> Ring:
 
 
 @pytest.fixture(scope="session")
-def kind() -> Iterator[JavaScriptKind]:
+def kind(new_cache: Callable[[], Path]) -> Iterator[JavaScriptKind]:
     """The engine itself, without a runtime around it."""
-    engine = WasmEngine(CodeInMemory())
+    engine = WasmEngine(disk_cache(new_cache()))
     yield JavaScriptKind(engine, ImageArena())
     engine.close()

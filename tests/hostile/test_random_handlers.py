@@ -224,7 +224,7 @@ def attempt(instance: JavaScriptInstance, event: Any, stop_after: int | None) ->
     return flush.outcome == "pending" and bool(flush.calls)
 
 
-@settings(max_examples=120, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings().max_examples * 60 // 100, suppress_health_check=list(HealthCheck))
 @given(
     code=st.lists(actions, max_size=6),
     end=st.sampled_from(ENDINGS),

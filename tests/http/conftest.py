@@ -18,9 +18,9 @@ ClientFactory = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One disk cache for all, so that the engine and each handler are compiled once."""
-    return tmp_path_factory.mktemp("cache")
+def cache_dir(new_cache: Callable[[], Path]) -> Path:
+    """One disk cache for all, so that each handler is compiled once; the engine is already."""
+    return new_cache()
 
 
 @asynccontextmanager

@@ -4,7 +4,9 @@ import asyncio
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from functions.http.envelope import TIMEOUT_EXTENSION
 from tests.http.conftest import ClientFactory
 
 
@@ -223,3 +225,33 @@ async def test_a_full_pool_says_when_to_come_back(client_of: ClientFactory) -> N
     assert (served.status_code, refused.status_code) == (200, 503)
     assert refused.json()["error"]["code"] == "POOL_EXHAUSTED"
     assert int(refused.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "limit"), [("50", 50), ("0", 400), ("soon", 400), ("-5", 400), ("9" * 9, 400), ("900", 400)]
+)
+async def test_a_proxys_deadline_narrows_the_call(client_of: ClientFactory, sent: str, limit: int) -> None:
+    """A call has at most the time its proxy will wait for it, and never more than its own."""
+    async with client_of(timeout_ms=400) as client:
+        headers = {"x-envoy-expected-rq-timeout-ms": sent}
+        answer = await client.post("/invoke/slow", json={"ms": 5000}, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["limit"]["value"]) == (504, limit)
+
+
+async def test_a_hosts_deadline_and_a_proxys_both_count(client_of: ClientFactory) -> None:
+    """Of what the host has left and what the proxy waits the shorter is the call's."""
+    async with client_of(timeout_ms=400) as client:
+        application = client._transport.app  # type: ignore[attr-defined]
+
+        async def hosted(scope: Scope, receive: Receive, send: Send) -> None:
+            await application({**scope, "extensions": {TIMEOUT_EXTENSION: 80}}, receive, send)
+
+        limits = []
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(hosted), base_url="http://localhost"
+        ) as inner:
+            for sent in ("50", "300"):
+                headers = {"x-envoy-expected-rq-timeout-ms": sent}
+                answer = await inner.post("/invoke/slow", json={"ms": 5000}, headers=headers)
+                limits.append(answer.json()["error"]["limit"]["value"])
+        assert limits == [50, 80]

@@ -13,9 +13,9 @@ from tests.project.sources import ROOT
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk cache for all tests: the engine is compiled once."""
-    return tmp_path_factory.mktemp("cache") / "cache"
+def cache(new_cache: Callable[[], Path]) -> Path:
+    """A disk cache for all tests; the engine is compiled already."""
+    return new_cache()
 
 
 Start = Callable[..., Awaitable[Runtime]]

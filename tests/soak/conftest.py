@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,10 @@ from tests.soak.clients import INSTANCES
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> dict[str, str]:
+def settings(tmp_path: Path, new_cache: Callable[[], Path]) -> dict[str, str]:
     """Few instances, a line that takes everybody, and calls logged only when Nexus itself fails."""
     return {
-        "NEXUS_CACHE_DIR": str(tmp_path / "cache"),
+        "NEXUS_CACHE_DIR": str(new_cache()),
         "NEXUS_STORE_URL": f"sqlite:///{tmp_path}/state.db",
         "NEXUS_MAX_INSTANCES": str(INSTANCES),
         "NEXUS_ACQUIRE_TIMEOUT_MS": "120000",

@@ -235,7 +235,10 @@ FLUSHES = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings().max_examples * 25 // 100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(flushes=FLUSHES)
 def test_any_history_equals_a_dict(store_url: str, flushes: list[list[StateMutation]]) -> None:
     """After any flushes the session equals a dict they were applied to, and so does the journal's replay."""
