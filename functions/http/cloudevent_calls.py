@@ -101,7 +101,7 @@ class CloudEventCalls:
             event=event.text,
             session=session_of(b"", headers),
             capabilities=capabilities_of(headers),
-            limits=host_limits(scope, limits),
+            limits=host_limits(limits, headers, scope),
             # The event's own trace goes on, not the one of the broker's delivery.
             traceparent=traceparent_of({b"traceparent": event.traceparent.encode("latin-1", "replace")})
             if event.traceparent

@@ -24,6 +24,8 @@ Headers = Mapping[bytes, bytes]
 TIMEOUT_EXTENSION: Final = "nexus.timeout"
 """The ASGI extension by which a host tells how many milliseconds (1 or more) it has left for a request."""
 
+_PROXY_TIMEOUT: Final = b"x-envoy-expected-rq-timeout-ms"
+_MILLISECONDS: Final = re.compile(rb"[0-9]{1,8}")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_QUERY_FIELDS: Final = 1000
@@ -89,13 +91,21 @@ def capabilities_of(headers: Headers) -> CapabilitySet | None:
         raise InvalidRequest(f"Nexus-Capabilities: {error.message}") from None
 
 
-def host_limits(scope: Scope, limits: ResourceLimits) -> ResourceLimits | None:
-    """The handler's `limits` within the time the host has left for this request; None when it sets none.
+def host_limits(
+    limits: ResourceLimits, headers: Headers, scope: Scope | None = None
+) -> ResourceLimits | None:
+    """The handler's `limits` within the time the host has left for this request; None when none is set.
 
-    A host tells the milliseconds as the ASGI extension `nexus.timeout`.
+    A host tells the milliseconds as the ASGI extension `nexus.timeout`; a proxy before it by
+    `X-Envoy-Expected-Rq-Timeout-Ms`, which is what is left when it sends the request. They only ever narrow.
     """
-    left = (scope.get("extensions") or {}).get(TIMEOUT_EXTENSION)
-    return None if left is None else limits.within(left)
+    left = (scope.get("extensions") or {}).get(TIMEOUT_EXTENSION) if scope else None
+    within = None if left is None else limits.within(left)
+    expected = headers.get(_PROXY_TIMEOUT)
+    # 0 is the proxy's word for none.
+    if expected is not None and _MILLISECONDS.fullmatch(expected) and int(expected):
+        within = (within or limits).within(int(expected))
+    return within
 
 
 def wants_minimal(headers: Headers) -> bool:

@@ -49,7 +49,7 @@ class Invocation:
             raise method_not_allowed(scope["method"], PREFIX + "{handler}", ["POST"])
         limits = self._admitted(handler, headers)
         event = await body.read(limits.max_input_bytes)
-        narrowed = host_limits(scope, limits)
+        narrowed = host_limits(limits, headers, scope)
         answer = await self._answer(handler, scope["query_string"], headers, event, request_id, narrowed)
         await send_answer(send, answer, request_id)
 
@@ -57,8 +57,10 @@ class Invocation:
         self, handler: str, query: bytes, headers: Headers, body: bytes, request_id: str
     ) -> Answer:
         """The answer to a request that is here as a whole."""
-        check_size(len(body), self._admitted(handler, headers).max_input_bytes)
-        return await self._answer(handler, query, headers, body, request_id)
+        limits = self._admitted(handler, headers)
+        check_size(len(body), limits.max_input_bytes)
+        narrowed = host_limits(limits, headers)
+        return await self._answer(handler, query, headers, body, request_id, narrowed)
 
     def _admitted(self, handler: str, headers: Headers) -> ResourceLimits:
         """Let the caller pass or not; gives the limits of what it calls."""
@@ -76,7 +78,7 @@ class Invocation:
         headers: Headers,
         body: bytes,
         request_id: str,
-        limits: ResourceLimits | None = None,
+        limits: ResourceLimits | None,
     ) -> Answer:
         context = ExecutionContext(
             request_id=request_id,

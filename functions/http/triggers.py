@@ -42,7 +42,7 @@ class TriggeredCalls:
             # A route's own `?session=` is the handler's business: only the header names a session here.
             session=session_of(b"", headers),
             capabilities=capabilities_of(headers),
-            limits=host_limits(scope, limits),
+            limits=host_limits(limits, headers, scope),
             traceparent=traceparent_of(headers),
         )
         result = await self._runtime.execute(match.handler, context)
