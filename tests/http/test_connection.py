@@ -127,7 +127,6 @@ def test_expect_continue_is_answered(server: Server) -> None:
         b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /invoke/hello HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"POST /invoke/h\xff HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nnull",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
 def test_what_is_not_http_is_refused(server: Server, data: bytes) -> None:
