@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,15 +38,17 @@ def program() -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_starts(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoStarts]:
+def two_starts(
+    program: Path, new_cache: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TwoStarts]:
     """Two environments, started at once."""
-    folder = tmp_path_factory.mktemp("function")
-    plan = plan_of(folder)
+    cache = new_cache()
+    plan = plan_of(tmp_path_factory.mktemp("function"), cache_dir=cache)
     event = {"handler": "litter", "event": {"secret": "first"}}
     with Emulator(program, plan) as emulator:
         with Emulator(program, plan) as other, ThreadPoolExecutor() as threads:
             first, elsewhere = threads.map(lambda one: one.invoke(event), (emulator, other))
-        yield TwoStarts(emulator, first, elsewhere, other.log, folder / "cache")
+        yield TwoStarts(emulator, first, elsewhere, other.log, cache)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ _LEAKS = re.compile(
 
 
 class TwoStarts(NamedTuple):
-    """Two environments of one function that started at once on one empty cache directory.
+    """Two environments of one function that started at once on one cache directory without handlers.
 
     The first is still there, the second gone, each with its answer to its first event.
     """

@@ -53,7 +53,7 @@ def test_state_outlives_invocations(emulator: Emulator) -> None:
 
 
 def test_two_environments_share_one_cache(two_starts: TwoStarts) -> None:
-    """Two that start at once on one empty cache directory both answer, and neither complains about it."""
+    """Two that start at once and compile the same handlers both answer, and neither complains."""
     for reply in (two_starts.first, two_starts.elsewhere):
         assert result_of(reply)["returnValue"] == [None, None, None, None]
     for log in (two_starts.emulator.log, two_starts.log_elsewhere):
