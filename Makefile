@@ -14,7 +14,7 @@ K8S_TOOLS := .venv-k8s/.installed
 # What the Lambda package is built for: x86_64 or arm64.
 LAMBDA_ARCH ?= x86_64
 
-.PHONY: run test check fmt bench soak fuzz clean images monitoring k8s-tools sam-tools sam-build sam-local lambda-local container-engine
+.PHONY: run test check fmt bench soak fuzz clean images monitoring k8s-tools sam-tools sam-build sam-local lambda-image lambda-local container-engine
 
 run: $(READY)  ## serve handlers/ on 127.0.0.1:8080
 	$(BIN)/nexus serve
@@ -58,6 +58,9 @@ lambda-local: $(READY) $(SAM_TOOLS)  ## the function under AWS's emulator on 127
 
 sam-local: container-engine sam-build  ## serve the function on 127.0.0.1:3000 as its HTTP API does; needs Docker
 	.venv-sam/bin/sam local start-api --parameter-overrides Architecture=$(LAMBDA_ARCH) TokenAuth=off
+
+lambda-image: container-engine  ## the same function as a container image, nexus-lambda
+	docker build -f infra/lambda.Dockerfile -t nexus-lambda .
 
 container-engine:
 	@docker info >/dev/null 2>&1 || finch info >/dev/null 2>&1 || { \

@@ -144,7 +144,7 @@ def test_http_needs_a_word_of_the_operator(tmp_path: Path, settings: dict[str, s
 
 @pytest.mark.parametrize("settings", [{"auth": UNSET}, {"jwt_secret": "s" * 32, "auth": "jwt"}])
 def test_who_iam_admitted_needs_no_token(tmp_path: Path, settings: dict[str, str]) -> None:
-    """IAM's signature takes the header of a token; only what AWS writes of it counts, never in REST events."""
+    """IAM's signature takes the header of a token; only AWS's own word of it counts, in no REST event."""
     signed = http_v2("POST", "/invoke/a", '{"n": 1}', authorization="AWS4-HMAC-SHA256 Credential=x")
     iam = {"iam": {"accountId": "123456789012", "userArn": "arn:aws:iam::123456789012:user/me"}}
     with function_of(tmp_path, {"a.js": _HANDLER}, **settings) as made:
