@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -141,7 +141,7 @@ class Invocation:
         for call in flush.calls:
             self._pending.start(call.call_id, self._ask(call))
         # The request id is the caller's choice: two calls may have the same.
-        pool, sleep_id = self._around.pool, secrets.token_hex(16)
+        pool, sleep_id = self._around.pool, os.urandom(16).hex()
         pool.park(lease, sleep_id)
         try:
             while not (answers := await self._pending.wait(self.budget.remaining_seconds)):

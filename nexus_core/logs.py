@@ -11,7 +11,6 @@ at fixed sizes. Events, return values and headers are never logged.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -184,6 +183,8 @@ def _as_json(record: Mapping[str, Field]) -> bytes:
         return msgspec.json.encode(record) + b"\n"
     # Also escapes what msgspec leaves as it is (U+2028, bidirectional marks, C1 controls) or refuses
     # (lone surrogates), so that a reader of the JSON still gets the text as it was.
+    import json  # here, because few lines need it
+
     return json.dumps(record, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
 
 
@@ -210,7 +211,7 @@ def _as_text(record: Mapping[str, Field]) -> bytes:
     parts.append(_quoted(str(record["message"])))
     for key, value in record.items():
         if key not in _TEXT_HEAD and value is not None:
-            parts.append(f"{key}={_plain(value) if isinstance(value, str) else json.dumps(value)}")
+            parts.append(f"{key}={_plain(value) if isinstance(value, str) else str(value).lower()}")
     return " ".join(parts).encode() + b"\n"
 
 
@@ -225,4 +226,6 @@ def _plain(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
+    import json  # as above
+
     return json.dumps(text, ensure_ascii=not text.isprintable()).replace("\x7f", "\\u007f")

@@ -14,7 +14,6 @@ counter must not fall, and its gauges are forgotten.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import mmap
 import os
@@ -232,6 +231,8 @@ def add_rows(into: Series, rows: Mapping[SeriesKey, list[float]]) -> None:
 
 def read_series(data: bytes | mmap.mmap) -> Series:
     """The rows of a cells file. Raises ValueError when it is not one."""
+    import json  # here, because a process without siblings shares nothing
+
     if len(data) < _HEADER.size:
         raise ValueError("shorter than its header")
     magic, used = _HEADER.unpack_from(data)
@@ -292,6 +293,8 @@ def _make_private(path: Path) -> None:
 
 
 def _encode_block(key: SeriesKey, row: list[float]) -> bytes:
+    import json  # as above
+
     text = json.dumps(key).encode()
     head = _BLOCK.pack(len(text), len(row)) + text.ljust(_padded(len(text)), b" ")
     return head + struct.pack(f"={len(row)}d", *row)

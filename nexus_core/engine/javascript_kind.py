@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING
 
 from nexus_core.engine.call import CallPolicy
-from nexus_core.engine.diagnostics import error_site
-from nexus_core.engine.driver import RunCancelled, TimeBudget, finish
 from nexus_core.engine.flush import Thrown
 from nexus_core.engine.image import HeapImage, ImageArena
 from nexus_core.engine.javascript import JavaScriptEngine
 from nexus_core.engine.javascript_instance import JavaScriptInstance
-from nexus_core.engine.javascript_loader import JavaScriptLoader, LoadFailed
-from nexus_core.engine.modules import HandlerModules
-from nexus_core.engine.typescript import TypeScriptStripper
 from nexus_core.engine.wasm_engine import WasmEngine
-from nexus_core.errors import CompilationError, GuestError, NexusError
+from nexus_core.errors import GuestError
 
-_PROBED = "probe.js"
-_PROBE_MS = 500
-
-
-class _OneFile:
-    """A module that imports nothing, for the parser to judge."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def resolve(self, specifier: str, importer: str) -> str:  # noqa: ARG002 - the protocol's shape
-        """Only the module itself."""
-        return _PROBED
-
-    def text(self, path: str) -> str:  # noqa: ARG002 - the protocol's shape
-        """The text."""
-        return self._text
+if TYPE_CHECKING:
+    from nexus_core.engine.javascript_compiler import JavaScriptCompiler
 
 
 class JavaScriptKind:
     """What the core knows of this guest kind. Another kind has the same members."""
 
     def __init__(self, engine: WasmEngine, arena: ImageArena) -> None:
-        self._stripper = TypeScriptStripper(engine.engine, engine.load_module)
         self._engine = JavaScriptEngine(engine, arena)
+        self._lock = threading.Lock()
+        self._made_compiler: JavaScriptCompiler | None = None
 
     @property
     def build(self) -> str:
@@ -55,26 +38,7 @@ class JavaScriptKind:
 
         `least_size`: at least so many bytes of memory, for a handler that outgrew its image.
         """
-        modules = HandlerModules(entry, files, self._stripper)
-        try:
-            return (yield from JavaScriptLoader(self._engine, entry, modules, policy).run(least_size))
-        except LoadFailed as failure:
-            message, name = _words(failure.thrown)
-            site = error_site(message, failure.thrown.stack, modules.sources(), probe=self._parse)
-            raise CompilationError(
-                message, name=name, location=site.location, snippet=site.snippet, stack=site.stack
-            ) from None
-
-    def _parse(self, text: str) -> str:
-        """The message of a syntax error in a module's text, "" when there is none to be had."""
-        loader = JavaScriptLoader(self._engine, _PROBED, _OneFile(text), CallPolicy.none())
-        try:
-            finish(loader.run(0), TimeBudget(_PROBE_MS, 0))
-        except LoadFailed as failure:
-            return failure.thrown.message or ""
-        except (NexusError, RunCancelled):
-            return ""
-        return ""
+        return self._compiler().compile(entry, files, policy, least_size)
 
     def decode(self, data: bytes) -> HeapImage:
         """A compiled handler from a cache; raises ValueError when it does not fit."""
@@ -86,10 +50,13 @@ class JavaScriptKind:
 
     def explain(self, thrown: Thrown, entry: str, files: Mapping[str, str]) -> GuestError:
         """A handler's own error, with its place in the author's source."""
-        message, name = _words(thrown)
-        site = error_site(message, thrown.stack, HandlerModules(entry, files, self._stripper).sources())
-        return GuestError(message, name=name, stack=site.stack, location=site.location, snippet=site.snippet)
+        return self._compiler().explain(thrown, entry, files)
 
+    def _compiler(self) -> JavaScriptCompiler:
+        with self._lock:
+            if self._made_compiler is None:
+                # Imported here: 7 ms that a process whose handlers are all compiled does not spend.
+                from nexus_core.engine.javascript_compiler import JavaScriptCompiler
 
-def _words(thrown: Thrown) -> tuple[str, str]:
-    return thrown.message or "", (thrown.name or "Error")[:200]
+                self._made_compiler = JavaScriptCompiler(self._engine)
+            return self._made_compiler

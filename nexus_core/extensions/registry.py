@@ -41,7 +41,6 @@ from nexus_core.extensions.base import (
     ExtensionError,
     HoldsConnections,
 )
-from nexus_core.extensions.http import HttpExtension
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -49,6 +48,13 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "nexus.extensions"
 
 _log = logging.getLogger(__name__)
+
+
+def _http(config: RuntimeConfig) -> Extension:
+    # Here, because only handlers that ask for it need it.
+    from nexus_core.extensions.http import HttpExtension
+
+    return HttpExtension(config)
 
 
 class ExtensionRegistry:
@@ -61,7 +67,7 @@ class ExtensionRegistry:
     def __init__(self, config: RuntimeConfig, extensions: Iterable[Extension] = ()) -> None:
         self._config = config
         self._made: dict[str, Extension] = {extension.name: extension for extension in extensions}
-        self._builtin: Mapping[str, Callable[[RuntimeConfig], Extension]] = {"http": HttpExtension}
+        self._builtin: Mapping[str, Callable[[RuntimeConfig], Extension]] = {"http": _http}
         self._found: dict[str, EntryPoint] | None = None
 
     def names(self) -> frozenset[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from nexus_core.result import EmittedEvent, StateMutation
@@ -12,14 +11,16 @@ from nexus_core.stores import bounds
 from nexus_core.stores.base import Commit, StateSnapshot
 
 
-@dataclass(slots=True)
 class _Session:
-    version: int = 0
-    sequence: int = 0
-    values: dict[str, bytes] = field(default_factory=dict)
-    size: int = 0
-    journal: deque[tuple[Commit, int]] = field(default_factory=deque)
-    journal_bytes: int = 0
+    __slots__ = ("journal", "journal_bytes", "sequence", "size", "values", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.sequence = 0
+        self.values: dict[str, bytes] = {}
+        self.size = 0
+        self.journal: deque[tuple[Commit, int]] = deque()
+        self.journal_bytes = 0
 
 
 class MemoryStateStore:

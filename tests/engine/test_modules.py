@@ -2,9 +2,10 @@
 
 import pytest
 
-from nexus_core.engine.javascript_kind import JavaScriptKind
 from nexus_core.engine.modules import MAIN, HandlerModules
 from nexus_core.engine.source_file import Stripper
+from nexus_core.engine.typescript import TypeScriptStripper
+from nexus_core.engine.wasm_engine import WasmEngine
 from nexus_core.errors import CompilationError
 
 FILES = {
@@ -17,9 +18,9 @@ FILES = {
 
 
 @pytest.fixture
-def stripper(kind: JavaScriptKind) -> Stripper:
+def stripper(wasm_engine: WasmEngine) -> Stripper:
     """The one that takes types out."""
-    return kind._stripper
+    return TypeScriptStripper(wasm_engine.engine, wasm_engine.load_module)
 
 
 @pytest.fixture
