@@ -15,7 +15,7 @@ from tests.k8s.test_manifests import DEPLOYED, SERVED, amount, nexus_of
 
 MIB = 2**20
 PROCESS_BYTES = 150 * MIB
-"""What a worker needs besides instances and caches: `make images` reads 38 MiB, and each library adds to it."""
+"""What a worker needs besides instances and caches: `make images` reads 38 MiB when it is ready."""
 SECRETS = {"NEXUS_JWT_SECRET", "NEXUS_CACHE_KEY"}
 STOP_MARGIN_SECONDS = 5
 USER = 65532
@@ -131,10 +131,10 @@ def test_a_volume_of_the_kubelet_holds_the_cache() -> None:
 
 
 def test_the_redis_overlay_uses_redis_as_soon_as_nexus_can(kubernetes: Kubernetes) -> None:
-    """The overlay names a Redis as the store exactly when Nexus takes one, and the page on it says which."""
+    """The overlay names a Redis as the store exactly when Nexus takes one."""
     (store,) = (setting for setting in settings() if setting.variable == "NEXUS_STORE_URL")
     container = nexus_of(kubernetes, "overlays/redis").container
     data = kubernetes.one("overlays/redis", "ConfigMap")["data"]
-    named = any(one["name"] == "NEXUS_STORE_URL" for one in container["env"])
-    uses_redis = named or data["NEXUS_STORE_URL"].startswith("redis")
+    from_secret = any(one["name"] == "NEXUS_STORE_URL" for one in container["env"])
+    uses_redis = from_secret or data["NEXUS_STORE_URL"].startswith("redis")
     assert uses_redis == ("redis" in store.allowed)
