@@ -134,7 +134,8 @@ class Http2Connection(asyncio.Protocol):
     def finished(self, stream: _Stream) -> None:
         """A request's application has ended."""
         self._streams.pop(stream.id, None)
-        self._answered += 1
+        # One taken back does not count, however fast its application ended.
+        self._answered += stream.answered
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -255,6 +256,11 @@ class _Stream:
         self._lost = True
         self._arrived.set()
         self.window.set()
+
+    @property
+    def answered(self) -> bool:
+        """Whether the caller got its whole answer."""
+        return self._complete and not self._lost
 
     def unread(self) -> int:
         """The bytes that arrived and that nobody will take."""

@@ -189,6 +189,20 @@ def test_taking_requests_back_without_end_closes_the_connection(server: Server) 
     assert httpx.post(f"{server.url}/invoke/hello", json={}).status_code == 200
 
 
+def test_requests_taken_back_one_by_one_close_the_connection(server: Server) -> None:
+    """A request that was taken back is no answered one, even when its application had time to end."""
+    with peer_of(server) as peer:
+        for number in range(MAX_RESETS + 1):
+            peer.h2.reset_stream(peer.ask("/invoke/slow", end=False))
+            peer.h2.ping(number.to_bytes(8, "big"))
+            peer.flush()
+            peer.events.clear()
+            if peer.until(h2.events.PingAckReceived) is None:
+                break
+        ended = peer.until(h2.events.ConnectionTerminated)
+        assert ended is None or ended.error_code == ErrorCodes.ENHANCE_YOUR_CALM
+
+
 @pytest.mark.parametrize(
     "frames",
     [
