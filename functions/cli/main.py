@@ -21,6 +21,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "check": ("functions.cli.check", "Compile handlers and compare their code with their manifest."),
         "build": ("functions.cli.build", "Compile all handlers into a seed cache."),
         "dev": ("functions.cli.dev", "Serve, reload changed handlers, and show every call."),
+        "doctor": ("functions.cli.doctor", "Check whether a server would run well here."),
     }
 )
 """Module and one-line help of each subcommand; the module's command is called `command`."""
