@@ -23,8 +23,8 @@ LAMBDA_PYTHON = (3, 13)
 # What Lambda's image has beside the package.
 RUNTIME_PARTS = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")
 LAMBDAS_OWN = {"botocore", "python-dateutil", "six", "urllib3"}
-OF_A_SERVER = {"click", "httptools", "uvicorn", "uvloop", "watchfiles", "websockets"}
-SERVER_MODULES = ("botocore", "click", "httptools", "uvicorn", "uvloop", "watchfiles", "websockets")
+OF_A_SERVER = {"click", "h2", "hpack", "httptools", "hyperframe", "uvicorn", "uvloop"}
+OF_A_SERVER |= {"watchfiles", "websockets"}
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def test_the_package_holds_what_the_function_needs_and_no_more(package: Path) ->
     """Our rooms for Lambda, samples, licences, bytecode and a seed; no server, no tests, no notes of pip."""
     names = {path.name for path in package.iterdir()}
     assert {"nexus_core", "functions", "handlers", "seed", "wasmtime", "mangum"} <= names
-    assert not names & {*SERVER_MODULES, "bin", "tests"}
+    assert not names & {*LAMBDAS_OWN, *OF_A_SERVER, "bin", "tests"}
     assert not any((package / "functions" / room).exists() for room in ("cli", "knative"))
     infos = list(package.glob("*.dist-info"))
     assert not [info for info in infos if (info / "RECORD").exists()]
