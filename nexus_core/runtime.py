@@ -88,6 +88,8 @@ class Runtime:
         self._accepted: dict[str, HandlerSource] = {}
         self.ready = False
         """Whether calls are taken: true between `start` and `shutdown`."""
+        self.draining = False
+        """Set by a host that is about to stop: calls are still taken, but none should be sent here."""
 
     async def start(self) -> None:
         """Warm the pool; from here on calls are taken."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from functions.http.draining import DrainState
 from functions.http.envelope import Headers, new_request_id
 from functions.http.lane import LaneCycle, lane_target
 from functions.http.problems import HttpProblem, problem_answer
@@ -26,6 +27,7 @@ class HttpConnection(HttpToolsProtocol):
 
     head_seconds = HEAD_SECONDS
 
+    server_state: DrainState
     cycle: Any  # None until the first request, then uvicorn's own kind or a LaneCycle
     app: Any
 
@@ -102,6 +104,9 @@ class HttpConnection(HttpToolsProtocol):
             # Its body is waited for here, and so watched by the same timer as the head.
             self._open = True
             self.cycle = lane
+        if self.server_state.draining and self.cycle is not None:
+            # The answer asks the caller to come back elsewhere.
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The request is complete."""

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO, Final
 
 import uvicorn
@@ -23,6 +22,7 @@ import uvicorn
 from functions.http.app import build_application
 from functions.http.auth import requires_token
 from functions.http.connection import HttpConnection, SocketConnection
+from functions.http.draining import DrainingServer
 from functions.http.session_socket import MAX_ENVELOPE_BYTES
 from functions.http.workers import run_workers
 from nexus_core.build import build_runtime
@@ -141,7 +141,7 @@ def _work(
         if other != index:
             unused.close()
     config = runtime.config
-    server = _Server(
+    server = DrainingServer(
         uvicorn.Config(
             build_application(runtime, local_only=local_only),
             loop="uvloop",
@@ -158,7 +158,8 @@ def _work(
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(config.shutdown_timeout_ms / 1000),
-        )
+        ),
+        runtime,
     )
     try:
         server.run(sockets=[sockets[index]])
@@ -166,12 +167,3 @@ def _work(
         # uvicorn's way to say that the lifespan did not start; the log has the reason.
         return int(stop.code or 0)
     return 0
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, which ends with code 0 where uvicorn raises the signal again."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal asks to stop; the second one not to wait."""
-        self.force_exit = self.should_exit
-        self.should_exit = True

@@ -108,7 +108,7 @@ class Views:
 
     async def ready(self, request: Request) -> Answer:
         """`GET /health/ready`: 200 when calls are taken, 503 before the start and while stopping."""
-        if self._runtime.ready:
+        if self._runtime.ready and not self._runtime.draining:
             return json_answer(Liveness("ok"))
         return json_answer(Liveness("unavailable"), 503)
 
@@ -118,7 +118,7 @@ class Views:
         runtime = self._runtime
         refused = len(runtime.handlers.errors())
         health = Health(
-            status="ok" if runtime.ready else "unavailable",
+            status="ok" if runtime.ready and not runtime.draining else "unavailable",
             versions=_versions(),
             accepted_handlers=len(runtime.handlers.names()) - refused,
             refused_handlers=refused,

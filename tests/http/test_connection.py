@@ -7,9 +7,9 @@ import json
 import httpx
 import pytest
 import uvicorn
-from uvicorn.server import ServerState
 
 from functions.http.connection import HttpConnection
+from functions.http.draining import DrainState
 from functions.http.lane import MAX_BODY_BYTES, lane_target
 from tests.http.serving import Server, bearer, read_response, request_bytes
 
@@ -257,7 +257,7 @@ async def test_a_request_that_does_not_come_is_not_waited_for(sent: bytes) -> No
     config = uvicorn.Config(application, log_config=None, proxy_headers=False)
     config.load()
     loop = asyncio.get_running_loop()
-    listening = await loop.create_server(lambda: Hasty(config, ServerState(), {}), "127.0.0.1", 0)
+    listening = await loop.create_server(lambda: Hasty(config, DrainState(), {}), "127.0.0.1", 0)
     try:
         reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
         writer.write(sent)
