@@ -22,6 +22,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "build": ("functions.cli.build", "Compile all handlers into a seed cache."),
         "dev": ("functions.cli.dev", "Serve, reload changed handlers, and show every call."),
         "doctor": ("functions.cli.doctor", "Check whether a server would run well here."),
+        "tune": ("functions.cli.tune", "Say which settings to change, from a server's metrics."),
     }
 )
 """Module and one-line help of each subcommand; the module's command is called `command`."""

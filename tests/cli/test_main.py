@@ -12,7 +12,7 @@ from functions.cli.main import nexus as group
 from tests.cli.command import PROGRAM, Command
 from tests.project.sources import ROOT
 
-COMMANDS = ("serve", "invoke", "list", "check", "build", "dev", "doctor")
+COMMANDS = ("serve", "invoke", "list", "check", "build", "dev", "doctor", "tune")
 FAILING = "export default () => { $log.warn('careful'); throw new Error('no'); };"
 
 

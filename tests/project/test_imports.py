@@ -83,7 +83,11 @@ WRAPPER_ROOMS = (
         ),
     ),
     Room("functions.knative", ("nexus_core", "functions.http", "functions.knative"), ("msgspec",)),
-    Room("functions.cli", ("nexus_core", "functions"), ("click", "jwt", "msgspec", "watchfiles")),
+    Room(
+        "functions.cli",
+        ("nexus_core", "functions"),
+        ("click", "httpx", "jwt", "msgspec", "prometheus_client", "watchfiles"),
+    ),
     Room("functions", (), ()),
 )
 
