@@ -34,3 +34,17 @@ async def crowded(settings: dict[str, str]) -> AsyncIterator[Runtime]:
     yield runtime
     assert await runtime.shutdown(30)
     assert runtime.pool.total_memory == 0
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Writes a line that is seen though output is captured: the numbers of a run that is looked at."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    writer = request.config.get_terminal_writer()
+
+    def line(text: str) -> None:
+        assert capture is not None
+        with capture.global_and_fixture_disabled():
+            writer.line(f"\n  {text}")
+
+    return line
