@@ -96,11 +96,14 @@ async def drive(
         return value
     ticker.hold()
     try:
-        work = asyncio.get_running_loop().run_in_executor(threads, finish, steps, budget)
+        job = threads.submit(finish, steps, budget)
+        work = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             budget.cancelled = True
+            # One that still waits for a thread is taken out of the line, and has nothing to outlast.
+            job.cancel()
             await _outlast(work)
             raise
     finally:

@@ -12,12 +12,23 @@ from typing import Any
 import pytest
 
 from nexus_core.build import build_runtime
-from nexus_core.compiler import MOST_COMPILES
-from nexus_core.errors import CompilationError, ErrorCode, InvalidHandler
+from nexus_core.compiler import CompiledHandler
+from nexus_core.engine.flush import Thrown
+from nexus_core.errors import CompilationError, ErrorCode, GuestError, InvalidHandler
 from nexus_core.limits import MIB, ResourceLimits
 from nexus_core.runtime import Runtime
 from tests.core.conftest import config_of
-from tests.core.runtimes import Doors, RuntimeFactory, body, call, error, handler, until, value
+from tests.core.runtimes import (
+    PATIENCE_SECONDS,
+    Doors,
+    RuntimeFactory,
+    body,
+    call,
+    error,
+    handler,
+    until,
+    value,
+)
 from tests.core.scraping import Samples, scrape
 from tests.core.scraping import value as sample
 
@@ -342,15 +353,21 @@ async def test_a_shutdown_aborts_compiles_at_its_deadline(start: RuntimeFactory)
     assert running.cancelled()
 
 
-async def test_a_shutdown_lets_a_call_finish_its_answer(start: RuntimeFactory) -> None:
+async def test_a_shutdown_lets_a_call_finish_its_answer(
+    start: RuntimeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call that has given its instance back, and is still explaining its error, is not cut off."""
     runtime = await start(max_instances=1)
     source = handler("export default () => { throw new Error('explained') }", name="thrower")
     await runtime.check(source)
     free = threading.Event()
-    # Errors are explained on a thread: with all threads taken, this call has everything behind it but that.
-    for _ in range(1 + MOST_COMPILES):
-        runtime._parts.threads.submit(free.wait)
+    explain = CompiledHandler.explain
+
+    def explain_late(compiled: CompiledHandler, thrown: Thrown) -> GuestError:
+        free.wait(PATIENCE_SECONDS)
+        return explain(compiled, thrown)
+
+    monkeypatch.setattr(CompiledHandler, "explain", explain_late)
     running = asyncio.create_task(runtime.execute_source(source, call()))
     await until(lambda: runtime.pool.available_count == 1)
     ending = asyncio.create_task(runtime.shutdown(60))

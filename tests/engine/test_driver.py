@@ -58,6 +58,22 @@ async def test_a_long_run_ends_on_a_thread(wasm_engine: WasmEngine, threads: Thr
     assert await drive(run.steps(), TimeBudget(GENEROUS_MS, 0), wasm_engine.ticker, threads) == "done"
 
 
+async def test_a_run_that_waits_for_a_thread_can_be_cancelled(wasm_engine: WasmEngine) -> None:
+    """While all threads are taken, a cancelled call leaves their line at once, and its guest is unwound."""
+    free = threading.Event()
+    with ThreadPoolExecutor(1) as taken:
+        taken.submit(free.wait)
+        run = Run(3)
+        task = asyncio.create_task(drive(run.steps(), TimeBudget(GENEROUS_MS, 0), wasm_engine.ticker, taken))
+        try:
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=20)
+            assert (task.cancelled(), run.closed, run.entered.is_set()) == (True, True, False)
+        finally:
+            free.set()
+
+
 async def test_cancelling_waits_for_the_guest(wasm_engine: WasmEngine, threads: ThreadPoolExecutor) -> None:
     """However often a call is cancelled, it ends only when its guest has been unwound."""
     run = Run(1_000)
