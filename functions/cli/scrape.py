@@ -7,7 +7,6 @@ bounded, no redirect is followed, and only finite numbers under names of ours ge
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -25,11 +24,17 @@ if TYPE_CHECKING:
 
 MOST_BYTES: Final = 4 * MIB
 """Largest answer that is read."""
-MOST_SAMPLES: Final = 50_000
-"""Most series that are read of one answer."""
+MOST_LINES: Final = 100_000
+"""Most lines, or series, that are read of one answer."""
 ANSWER_SECONDS: Final = 10.0
 """How long one answer may take, all of it."""
 
+ALL_SECONDS: Final = 60.0
+"""How long all questions to a Prometheus may take together."""
+
+_MOST_LINE_BYTES = 8192
+# So that sums of all lines are still numbers that JSON readers take.
+_MOST_VALUE = 1e14
 _MOST_LABEL_CHARS = 200
 _MATCH = re.compile(r'\s*([a-zA-Z_]\w*)\s*(=|!=|=~|!~)\s*"([^"\\\n]*)"\s*')
 _PLATFORM_LABELS = frozenset({"cluster", "namespace"})
@@ -86,16 +91,18 @@ def parse_text(body: bytes, url: str) -> Samples:
     """The samples of ours in a Prometheus text; raises `ScrapeError` for any other text."""
     from prometheus_client.parser import text_string_to_metric_families
 
+    lines = body.split(b"\n")
+    # The parser takes the square of a line's length.
+    if len(lines) > MOST_LINES or any(len(line) > _MOST_LINE_BYTES for line in lines):
+        raise ScrapeError(
+            f"{place(url)}: lines past {MOST_LINES}, or past {_MOST_LINE_BYTES} bytes, are not read"
+        )
     samples: Samples = {}
     try:
         for family in text_string_to_metric_families(body.decode()):
             for sample in family.samples:
-                if len(samples) >= MOST_SAMPLES:
-                    raise ScrapeError(f"{place(url)}: more than {MOST_SAMPLES} series are not read")
                 if sample.name.startswith("nexus_"):
                     _add(samples, sample.name, sample.labels, sample.value)
-    except ScrapeError:
-        raise
     except Exception as error:  # noqa: BLE001 - the parser raises whatever a strange text makes of its lines
         raise ScrapeError(f"{place(url)}: this is no Prometheus text ({type(error).__name__})") from None
     if not samples:
@@ -115,19 +122,25 @@ async def query(base: str, token: str | None, seconds: float, match: str) -> Sam
     """
     url = f"{base.rstrip('/')}/api/v1/query"
     samples: Samples = {}
-    async with _client() as client:
-        for name, promql in queries(seconds, match).items():
-            body = await _get(client, url, {"query": promql}, token)
-            try:
-                answer = msgspec.json.decode(body, type=_Answer)
-                found = [(one.metric, float(one.value[1])) for one in answer.data.result]
-            except (msgspec.DecodeError, ValueError, RecursionError):
-                raise ScrapeError(f"{place(url)}: this is no answer of Prometheus' HTTP API") from None
-            for labels, value in found[:MOST_SAMPLES]:
-                _add(samples, name, labels, value)
+    try:
+        async with asyncio.timeout(ALL_SECONDS), _client() as client:
+            for name, promql in queries(seconds, match).items():
+                body = await _get(client, url, {"query": promql}, token)
+                for labels, value in _decoded(body, url):
+                    _add(samples, name, labels, value)
+    except TimeoutError:
+        raise ScrapeError(f"{place(url)}: no answers to all questions within {ALL_SECONDS:.0f} s") from None
     if not samples.get(("servers", ())):
         raise ScrapeError(f"{place(url)}: it has no metric of Nexus{f' with {match}' if match else ''}")
     return samples
+
+
+def _decoded(body: bytes, url: str) -> list[tuple[dict[str, str], float]]:
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+        return [(one.metric, float(one.value[1])) for one in answer.data.result[:MOST_LINES]]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise ScrapeError(f"{place(url)}: this is no answer of Prometheus' HTTP API") from None
 
 
 def queries(seconds: float, match: str) -> Mapping[str, str]:
@@ -142,6 +155,12 @@ def queries(seconds: float, match: str) -> Mapping[str, str]:
     not_free = ours[:-1] + ("," if len(ours) > 2 else "") + 'state!="free"}'
     asked["busy"] = f"max(max_over_time((sum without (state) (nexus_pool_instances{not_free})){steps}))"
     asked["servers"] = f"count(nexus_pool_waiting{ours})"
+    return asked | _platform_queries(theirs, span)
+
+
+def _platform_queries(theirs: str, span: str) -> dict[str, str]:
+    """What cAdvisor and kube-state-metrics know of the container and the autoscaler called nexus."""
+    asked = {}
     container = f'{{container="nexus"{theirs}}}'
     asked["memory_used"] = f"max(max_over_time(container_memory_working_set_bytes{container}{span}))"
     asked["cpu_used"] = f"max(rate(container_cpu_usage_seconds_total{container}{span}))"
@@ -208,7 +227,8 @@ def _add(samples: Samples, name: str, labels: Mapping[str, str], value: float) -
     """Keep a sample whose value can be a count, a size or a time."""
     if any(len(text) > _MOST_LABEL_CHARS for pair in labels.items() for text in pair):
         return
-    if math.isfinite(value) and value >= 0:
+    # NaN fails both comparisons.
+    if 0 <= value <= _MOST_VALUE:
         samples[name, tuple(sorted(labels.items()))] = value
 
 
@@ -226,7 +246,8 @@ async def _get(
     import httpx
 
     where = place(url)
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    # Not compressed: a few bytes could become any number of them.
+    headers = {"accept-encoding": "identity", **({"authorization": f"Bearer {token}"} if token else {})}
     body = bytearray()
     try:
         async with (
@@ -235,7 +256,7 @@ async def _get(
         ):
             if response.status_code != 200:
                 raise ScrapeError(f"{where}: answered with status {response.status_code}{_why(response)}")
-            async for chunk in response.aiter_bytes(65_536):
+            async for chunk in response.aiter_raw(65_536):
                 body += chunk
                 if len(body) > MOST_BYTES:
                     raise ScrapeError(f"{where}: more than {MOST_BYTES // MIB} MiB are not read")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from functions.cli.observed import Observed
 
 TOKEN_VARIABLE = "NEXUS_TOKEN"  # noqa: S105 - the variable's name
+_HOUR_SECONDS = 3600.0
 _MOST_WATCH_SECONDS = 600.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZES = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -45,55 +46,41 @@ class Tuned(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.argument("url", required=False)
-@click.option("--token", help=f"Bearer token with the scope `read`; default: {TOKEN_VARIABLE}.")
+@click.option(
+    "--token", envvar=TOKEN_VARIABLE, help=f"Bearer token with the scope `read`; default: {TOKEN_VARIABLE}."
+)
 @click.option("--prometheus", metavar="URL", help="Ask this Prometheus instead of a server.")
 @click.option("--window", metavar="SPAN", help="Span to look at, as 30s, 5m, 1h or 7d; of a Prometheus: 1h.")
-@click.option(
-    "--match", default="", metavar="LABELS", help="Series of the Prometheus, as 'namespace=\"prod\"'."
-)
+@click.option("--match", metavar="LABELS", help="Series of the Prometheus, as 'namespace=\"prod\"'.")
 @click.option(
     "--pod", "pod", multiple=True, metavar="NAME=VALUE", help="What is set for a pod, as memory_limit=1Gi."
 )
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file with settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the advice as JSON.")
 def command(
-    url: str | None,
-    token: str | None,
-    prometheus: str | None,
-    window: str | None,
-    match: str,
-    pod: Sequence[str],
-    config: Path | None,
-    as_json: bool,
+    url: str | None, pod: Sequence[str], config: Path | None, as_json: bool, **asked: str | None
 ) -> None:
     """Read the metrics of the server at URL (default: this machine's) and say which settings to change.
 
     A server tells what it counted since its start; with --window it is read twice, so far apart. With
     --prometheus all servers of the last hour count. Settings are taken to be those of this shell
-    (NEXUS_* and --config). Values for --pod: memory_used, memory_request, memory_limit, cpu_used,
+    (NEXUS_* and --config). Names for --pod: memory_used, memory_request, memory_limit, cpu_used,
     cpu_request, cpu_limit, cpu_target, memory_target.
 
     Exit code: 0 whatever the advice, 2 the metrics could not be read.
     """
-    if prometheus is not None and url is not None:
-        raise click.UsageError("give the URL of a server, or --prometheus, not both")
-    if match and prometheus is None:
-        raise click.UsageError("--match is for --prometheus: a server tells only of itself")
     settings = _settings(config)
-    seconds = _seconds(window)
     given = dict(_pod_value(one) for one in pod)
-    source = prometheus or _metrics_url(url, settings)
-    seen = _observed(source, token or os.environ.get(TOKEN_VARIABLE), seconds, match, given, prometheus)
+    source, seen = _observed(url, settings, **asked)
     from functions.cli.advice import judge
-    from functions.cli.scrape import place
 
     tuned = Tuned(
-        source=place(source),
+        source=source,
         seconds=seen.seconds,
         calls=round(seen.calls),
         servers=round(seen.servers),
         assumed={name: getattr(settings, name) for name in _SHOWN},
-        tuning=judge(seen, settings),
+        tuning=judge(msgspec.structs.replace(seen, platform={**seen.platform, **given}), settings),
     )
     if as_json:
         click.echo(msgspec.json.encode(tuned))
@@ -107,28 +94,36 @@ def _settings(file: Path | None) -> RuntimeConfig:
 
 
 def _observed(
-    source: str,
+    url: str | None,
+    settings: RuntimeConfig,
+    *,
     token: str | None,
-    seconds: float | None,
-    match: str,
-    given: Mapping[str, float],
     prometheus: str | None,
-) -> Observed:
+    window: str | None,
+    match: str | None,
+) -> tuple[str, Observed]:
+    """Where it was read, and what; raises `ScrapeError`, or `click.UsageError` for options at odds."""
     from functions.cli import observed, scrape
 
+    seconds = _seconds(window)
     if token is not None and not (token.isascii() and token.isprintable()):
         raise click.UsageError("a token is printable ASCII without line ends")
     if prometheus is not None:
-        seconds = seconds or 3600.0
-        samples = asyncio.run(scrape.query(source, token, seconds, match))
-    elif seconds is None:
-        samples = asyncio.run(scrape.scrape(source, token))
-    elif seconds > _MOST_WATCH_SECONDS:
+        if url is not None:
+            raise click.UsageError("give the URL of a server, or --prometheus, not both")
+        seconds = seconds or _HOUR_SECONDS
+        samples = asyncio.run(scrape.query(prometheus, token, seconds, match or ""))
+        return scrape.place(prometheus), observed.observe(samples, seconds)
+    if match:
+        raise click.UsageError("--match is for --prometheus: a server tells only of itself")
+    if seconds is not None and seconds > _MOST_WATCH_SECONDS:
         raise click.UsageError("--window of a server is at most 10m: it is waited for; ask a --prometheus")
+    source = _metrics_url(url, settings)
+    if seconds is None:
+        samples = asyncio.run(scrape.scrape(source, token))
     else:
         samples = asyncio.run(scrape.scrape_twice(source, token, seconds))
-    seen = observed.observe(samples, seconds)
-    return msgspec.structs.replace(seen, platform={**seen.platform, **given})
+    return scrape.place(source), observed.observe(samples, seconds)
 
 
 def _metrics_url(url: str | None, config: RuntimeConfig) -> str:

@@ -32,17 +32,7 @@ def check_memory(config: RuntimeConfig, host: Host, largest: int, *, cache_in_me
     fixed = config.workers * (PROCESS_BYTES + config.max_cache_size_bytes) + shared
     most = fixed + config.workers * pool
     has, what = _memory_there(host)
-    detail = (
-        f"{config.workers} x {size_text(PROCESS_BYTES)} for the process itself, about",
-        f"{config.workers} x {size_text(pool)} for instances"
-        + (
-            " (max_total_memory_bytes)"
-            if pool == config.max_total_memory_bytes
-            else f" ({config.max_instances} x {size_text(largest)})"
-        ),
-        f"{config.workers} x {size_text(config.max_cache_size_bytes)} for the memory cache",
-        *((f"{size_text(shared)} for the disk cache, which is in memory too",) if shared else ()),
-    )
+    detail = _memory_lines(config, largest, pool, shared)
     if has is None:
         found = f"at most {size_text(most)}; how much there is cannot be read"
         return Finding(check="memory", verdict="warning", found=found, detail=detail)
@@ -60,6 +50,21 @@ def check_memory(config: RuntimeConfig, host: Host, largest: int, *, cache_in_me
         )
         return Finding(check="memory", verdict="warning", found=found, detail=detail, advice=advice)
     return Finding(check="memory", verdict="ok", found=found, detail=detail)
+
+
+def _memory_lines(config: RuntimeConfig, largest: int, pool: int, shared: int) -> tuple[str, ...]:
+    """What the sum is made of."""
+    bounded = pool == config.max_total_memory_bytes
+    why = "max_total_memory_bytes" if bounded else f"{config.max_instances} x {size_text(largest)}"
+    cache = size_text(config.max_cache_size_bytes)
+    lines = [
+        f"{config.workers} x {size_text(PROCESS_BYTES)} for the process itself, about",
+        f"{config.workers} x {size_text(pool)} for instances ({why})",
+        f"{config.workers} x {cache} for the memory cache",
+    ]
+    if shared:
+        lines.append(f"{cache} for the disk cache, which is in memory too")
+    return tuple(lines)
 
 
 def check_processors(config: RuntimeConfig, host: Host) -> Finding:
