@@ -11,10 +11,18 @@ from pathlib import Path
 from bench import machine, selection, table
 from bench.peers import Peers
 from bench.progress import Progress
-from bench.rows import aws_lambda, calls, compiling, http, memory, process
+from bench.rows import aws_lambda, calls, compiling, container, http, memory, process
 from bench.topic import Bench
 
-TOPICS = (calls.TOPIC, compiling.TOPIC, process.TOPIC, http.TOPIC, memory.TOPIC, aws_lambda.TOPIC)
+TOPICS = (
+    calls.TOPIC,
+    compiling.TOPIC,
+    process.TOPIC,
+    http.TOPIC,
+    memory.TOPIC,
+    aws_lambda.TOPIC,
+    container.TOPIC,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
