@@ -1,6 +1,5 @@
 """`nexus tune` against a real server, and against the HTTP API of a Prometheus."""
 
-import http.client
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -11,10 +10,11 @@ import pytest
 
 from tests.cli.answering import Answering, reply
 from tests.cli.command import Command
-from tests.http.serving import SECRET, Server, serving, token
+from tests.http.serving import SECRET, Server, read_response, request_bytes, serving, token
 
 MIB = 1024 * 1024
 CALLS = 1000
+BATCHES = 5
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,16 @@ def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Se
     handlers.mkdir()
     (handlers / "one.js").write_text("export default () => 1;")
     (handlers / "big.js").write_text("export default () => 'x'.repeat(1e9);")
-    settings = {"handlers_dir": handlers, "cache_dir": cache, "jwt_secret": SECRET, "min_instances": 0}
+    settings = {"handlers_dir": handlers, "cache_dir": cache, "jwt_secret": SECRET, "log_level": "error"}
     with serving(folder, **settings) as running:
-        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
-        headers = {"authorization": f"Bearer {token()}"}
-        for handler in (*["one"] * (CALLS - 5), *["big"] * 5):
-            connection.request("POST", f"/invoke/{handler}", "null", headers)
-            connection.getresponse().read()
-        connection.close()
+        headers = f"Authorization: Bearer {token()}\r\n"
+        requests = [request_bytes(f"/invoke/{name}", headers=headers) for name in ("one", "big")]
+        with running.connect() as connection, connection.makefile("rb") as answers:
+            # Many at once, which takes a fraction of the time.
+            for _ in range(BATCHES):
+                connection.sendall(requests[0] * (CALLS // BATCHES - 1) + requests[1])
+                for _ in range(CALLS // BATCHES):
+                    read_response(answers)
         yield running
 
 
