@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -37,6 +40,7 @@ class HttpConnection(HttpToolsProtocol):
         self._open = False
         self._fresh = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
@@ -46,6 +50,7 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._stop_timer()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +125,29 @@ class HttpConnection(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
+    def on_response_complete(self) -> None:
+        """An answer is written, though perhaps not sent."""
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._look_again()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for a while; who took nothing either of what waits to be sent is cut off."""
+        if not self.transport.get_write_buffer_size():
+            super().timeout_keep_alive_handler()
+            return
+        unsent = _unsent(self.transport)
+        if unsent == self._unsent:
+            self.transport.abort()
+        else:
+            self._unsent = unsent
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
     def _lane_cycle(self, headers: Headers) -> LaneCycle | None:
         """The cycle of a request that may take the short way, None for any other."""
         parser = self.parser
@@ -167,6 +195,12 @@ class HttpConnection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes the other side has not taken; those in the kernel, which can hold megabytes, included."""
+    queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
 
 class SocketConnection(WebSocketsSansIOProtocol):

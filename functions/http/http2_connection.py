@@ -67,7 +67,7 @@ class Http2Connection(asyncio.Protocol):
         # The first settings are told as they stand; later changes count from their acknowledgement on.
         self.h2.local_settings = Settings(client=False, initial_values=dict(_SETTINGS))
         self._app = app
-        self._keep_alive = keep_alive_seconds
+        self.patience = keep_alive_seconds
         self._streams: dict[int, _Stream] = {}
         self._answered = self._resets = self._silent = 0
         self._closing = False
@@ -125,6 +125,16 @@ class Http2Connection(asyncio.Protocol):
             # Not before: after a GOAWAY many callers, and `h2` itself, have no ear for what is under way.
             self.h2.close_connection()
             self._close()
+
+    async def drained(self) -> bool:
+        """Wait until the caller reads, and cut off one who does not; whether it is still there."""
+        if not self.writable.is_set():
+            try:
+                async with asyncio.timeout(self.patience):
+                    await self.writable.wait()
+            except TimeoutError:
+                self.transport.abort()
+        return not self.transport.is_closing()
 
     def flush(self) -> None:
         """Write what `h2` has ready."""
@@ -213,10 +223,13 @@ class Http2Connection(asyncio.Protocol):
         for stream in self._streams.values():
             stream.lose()
         self.transport.close()
+        if self.transport.get_write_buffer_size():
+            # Who reads nothing would keep it for ever.
+            asyncio.get_running_loop().call_later(self.patience, self.transport.abort)
 
     def _rest(self) -> None:
         loop = asyncio.get_running_loop()
-        self._idle = loop.call_later(self._keep_alive, self.shutdown)
+        self._idle = loop.call_later(self.patience, self.shutdown)
 
     def _stop_resting(self) -> None:
         if self._idle is not None:
@@ -315,18 +328,28 @@ class _Stream:
     async def _send_data(self, body: bytes) -> None:
         h2_state, rest = self._connection.h2, memoryview(body)
         while rest and not self._lost:
-            await self._connection.writable.wait()
+            if not await self._connection.drained():
+                return
             self.window.clear()
             # Asked anew each time: other streams share the connection's window.
             size = min(
                 len(rest), h2_state.local_flow_control_window(self.id), h2_state.max_outbound_frame_size
             )
             if size <= 0:
-                await self.window.wait()
+                await self._wait_for_window()
                 continue
             h2_state.send_data(self.id, bytes(rest[:size]))
             self._connection.flush()
             rest = rest[size:]
+
+    async def _wait_for_window(self) -> None:
+        try:
+            async with asyncio.timeout(self._connection.patience):
+                await self.window.wait()
+        except TimeoutError:
+            # Its caller takes nothing. Other streams of the connection may be of other callers.
+            self._connection.abort(self.id, ErrorCodes.CANCEL)
+            self.lose()
 
 
 def _scope(headers: Headers, server: Any, client: Any) -> Scope | None:

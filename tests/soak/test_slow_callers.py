@@ -181,7 +181,10 @@ def _ask_and_never_read(server: Container, stack: contextlib.ExitStack) -> None:
     connection = stack.enter_context(socket.socket())
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", server.port))
+    connection.settimeout(30)
     connection.sendall(request_bytes("/invoke/big"))
+    # So far, and no further: the call has been run.
+    assert connection.recv(1) == b"H"
 
 
 def _ask_and_vanish(server: Container, stack: contextlib.ExitStack) -> bool:
