@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Empty it to run the tests without measuring coverage.
 COVERAGE ?= --cov --cov-report=term
+# More arguments of pytest: which tests, how many examples.
+SELECT ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
@@ -20,7 +22,7 @@ run: $(READY)  ## serve handlers/ on 127.0.0.1:8080
 	$(BIN)/nexus serve
 
 test: $(READY) $(SAM_TOOLS) $(K8S_TOOLS)  ## run the tests, on all cores; fails below the coverage floor of pyproject.toml
-	$(BIN)/pytest -n auto --dist worksteal $(COVERAGE)
+	$(BIN)/pytest -n auto --dist worksteal $(COVERAGE) $(SELECT)
 
 check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("fuzz", settings.get_profile("default"), max_examples=20_000)
+settings.register_profile("brief", settings.get_profile("default"), max_examples=20)
 settings.load_profile("default")
 
 
