@@ -57,12 +57,16 @@ def calls_logged(server: Container) -> Counter[str]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("kind", "count"), [(Caller, CALLERS), (Http2Caller, HTTP2_CALLERS)])
+@pytest.mark.parametrize(
+    ("kind", "count", "workers"),
+    [(Caller, CALLERS, 1), (Http2Caller, HTTP2_CALLERS, 1), (Caller, CALLERS, 2)],
+)
 async def test_a_stop_under_load_loses_no_call(
     tmp_path: Path,
     new_cache: Callable[[], Path],
     kind: type[Caller],
     count: int,
+    workers: int,
     tell: Callable[[str], None],
 ) -> None:
     """Five times a server is replaced as Kubernetes does it, under callers who keep their connections:
@@ -73,14 +77,16 @@ async def test_a_stop_under_load_loses_no_call(
     ran: Counter[str] = Counter()
     stops: list[float] = []
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(starting(tmp_path, cache, handlers))
+        server = await stack.enter_async_context(starting(tmp_path, cache, handlers, workers=workers))
         where = [server.port]
         async with calling(kind, count, lambda: where[0]) as books:
             for generation in range(1, GENERATIONS + 1):
                 await asyncio.sleep(SECONDS)
                 folder = tmp_path / str(generation)
                 folder.mkdir()
-                successor = await stack.enter_async_context(starting(folder, cache, handlers))
+                successor = await stack.enter_async_context(
+                    starting(folder, cache, handlers, workers=workers)
+                )
                 where[0] = successor.port
                 began = time.monotonic()
                 assert await asyncio.to_thread(server.stop) == 0
@@ -89,8 +95,8 @@ async def test_a_stop_under_load_loses_no_call(
                 server = successor
         ran += calls_logged(server)
     tell(
-        f"{kind.__name__}: {len(books.answered)} calls answered over {books.connections} connections, "
-        f"{GENERATIONS} stops of {min(stops):.1f} to {max(stops):.1f} s, {len(books.lost)} lost, "
+        f"{kind.__name__}, {workers} worker(s): {len(books.answered)} calls answered "
+        f"over {books.connections} connections, {GENERATIONS} stops of {min(stops):.1f} to {max(stops):.1f} s, {len(books.lost)} lost, "
         f"{books.turned_away} sent elsewhere"
     )
     assert books.lost == []
