@@ -29,7 +29,7 @@ from nexus_core.config import RuntimeConfig
 from nexus_core.limits import MIB
 
 ENOUGH_EVENTS: Final = 5
-"""Fewer errors or new instances than this may be chance."""
+"""Fewer errors than this may be chance."""
 COMPUTING_SHARE: Final = 0.5
 """From this part of their time on, calls compute rather than wait."""
 BUSY_WORKER: Final = 0.6
@@ -140,7 +140,7 @@ def more_kept_instances(seen: Observed, config: RuntimeConfig) -> Advice | None:
     """Instances are thrown away when idle and made again soon after: keep more of them."""
     churns = seen.retired_idle >= seen.created / 2 and seen.created >= CREATED_SHARE * seen.calls
     to = min(config.max_instances, max(2, 2 * config.min_instances))
-    if not churns or seen.created < ENOUGH_EVENTS or to <= config.min_instances:
+    if not churns or to <= config.min_instances:
         return None
     return Advice(
         setting="min_instances",

@@ -99,6 +99,7 @@ def test_settings_of_another_server() -> None:
     """More busy instances than the settings allow means they are not the server's: no advice on them."""
     tuning = judge(seen(busy_now=11.0, errors={"POOL_EXHAUSTED": 50.0}), CONFIG)
     assert (tuning.change, [one.setting for one in tuning.unknown]) == ((), ["max_instances"])
+    assert set(changes(seen(busy_now=10.0, errors={"POOL_EXHAUSTED": 50.0}))) == {"max_instances"}
 
 
 def test_a_pool_that_is_too_large() -> None:
@@ -137,7 +138,8 @@ def test_workers_without_a_span() -> None:
     assert changes(crowd) == {"workers": ("1", "2")}
     (advice,) = judge(crowd, CONFIG).change
     assert "the cpu limit, 1, is less" in advice.why
-    assert [one.setting for one in judge(seen(seconds=None), CONFIG).unknown] == ["workers"]
+    for quiet in (seen(seconds=None, cpu_seconds=500.0), seen(seconds=None, errors=crowd.errors)):
+        assert [one.setting for one in judge(quiet, CONFIG).unknown] == ["workers"]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,13 @@ def test_the_cache(misses: float, compiles: float, size: float, expected: dict[s
     assert changes(seen(memory_misses=misses, compiles=compiles, cache_bytes=size * MIB + 1)) == expected
 
 
+@pytest.mark.parametrize(("looks", "advised"), [(1000, True), (999, False)])
+def test_few_looks_into_the_cache(looks: float, advised: bool) -> None:
+    """Under a thousand looks nothing is said of the cache."""
+    full = seen(looks=looks, memory_misses=looks, cache_bytes=64.0 * MIB)
+    assert bool(changes(full)) == advised
+
+
 def test_a_cache_of_no_size() -> None:
     """A cache that was switched off gets the default size."""
     observed = seen(memory_misses=10_000, compiles=10_000)
@@ -206,6 +215,7 @@ def test_a_broken_cache(reason: str, setting: str) -> None:
     """A cache that was given up is told with its reason, however few the calls."""
     tuning = judge(seen(degraded={reason: 1.0}, calls=0), CONFIG)
     (advice,) = tuning.change
+    assert advice.now == ("unset" if setting == "cache_seed_dir" else "/tmp/nexus-cache")
     assert (advice.setting, reason in advice.rests_on[0], "nexus doctor" in advice.why) == (
         setting,
         True,
@@ -247,6 +257,7 @@ def test_an_autoscaler_that_does_not_see_the_crowd() -> None:
     below = seen(errors=crowd, platform={**POD, "cpu_used": 0.069})
     assert changes(below)["HPA cpu target"] == ("70 %", "55 %")
     assert "HPA cpu target" not in changes(seen(errors=crowd))
+    assert "HPA memory target" not in changes(seen(errors=crowd, platform={**POD, "memory_target": 50.0}))
 
 
 def test_too_few_calls() -> None:
@@ -254,7 +265,8 @@ def test_too_few_calls() -> None:
     crowd = {"errors": {"POOL_EXHAUSTED": 500.0}, "created": 500.0, "retired_idle": 500.0}
     tuning = judge(seen(calls=999, **crowd), CONFIG)
     assert (tuning.change, tuning.unknown[0].why) == ((), "999 calls so far; 1,000 are needed")
-    assert changes(seen(calls=1000, **crowd)) != {}
+    enough = judge(seen(calls=1000, **crowd), CONFIG)
+    assert (enough.change != (), enough.unknown) == (True, ())
 
 
 def test_what_is_missing_is_named() -> None:
