@@ -74,8 +74,7 @@ async def test_a_stop_under_load_loses_no_call(
     """
     handlers, cache = tmp_path / "handlers", new_cache()
     write_handlers(handlers)
-    ran: Counter[str] = Counter()
-    stops: list[float] = []
+    ran, stops = Counter[str](), list[float]()
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(starting(tmp_path, cache, handlers, workers=workers))
         where = [server.port]
@@ -84,9 +83,8 @@ async def test_a_stop_under_load_loses_no_call(
                 await asyncio.sleep(SECONDS)
                 folder = tmp_path / str(generation)
                 folder.mkdir()
-                successor = await stack.enter_async_context(
-                    starting(folder, cache, handlers, workers=workers)
-                )
+                made = starting(folder, cache, handlers, workers=workers)
+                successor = await stack.enter_async_context(made)
                 where[0] = successor.port
                 began = time.monotonic()
                 assert await asyncio.to_thread(server.stop) == 0
@@ -96,8 +94,8 @@ async def test_a_stop_under_load_loses_no_call(
         ran += calls_logged(server)
     tell(
         f"{kind.__name__}, {workers} worker(s): {len(books.answered)} calls answered "
-        f"over {books.connections} connections, {GENERATIONS} stops of {min(stops):.1f} to {max(stops):.1f} s, {len(books.lost)} lost, "
-        f"{books.turned_away} sent elsewhere"
+        f"over {books.connections} connections, {GENERATIONS} stops of {min(stops):.1f} to "
+        f"{max(stops):.1f} s, {len(books.lost)} lost, {books.turned_away} sent elsewhere"
     )
     assert books.lost == []
     assert len(books.answered) > 1000
