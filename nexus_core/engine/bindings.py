@@ -75,6 +75,10 @@ HostCallback = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, ctypes.POINTER(cty
 libc_mmap = _bind(_LIBC, "mmap", c_void_p)
 libc_mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, ctypes.c_long]
 libc_madvise = _bind(_LIBC, "madvise", c_int)
+timerfd_create = _bind(_LIBC, "timerfd_create", c_int)
+"""(clock, flags) -> descriptor, or -1."""
+timerfd_settime = _bind(ctypes.PyDLL(None), "timerfd_settime", c_int)
+"""(descriptor, flags, new `itimerspec` *, old `itimerspec` *) -> 0, or -1; never waits."""
 MAP_FAILED = ctypes.c_void_p(-1).value
 
 

@@ -1,12 +1,14 @@
 """The one clock: it ticks while calls come, and sleeps while none do."""
 
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from nexus_core.engine import bindings
+from nexus_core.engine import bindings, epoch
 from nexus_core.engine.epoch import EpochTicker
 from nexus_core.engine.wasm_engine import WasmEngine
 
@@ -67,6 +69,37 @@ def test_it_never_sleeps_while_held(ticker: EpochTicker, ticks: list[int]) -> No
     assert not ticker.asleep
     ticker.release()
     until(lambda: ticker.asleep)
+
+
+def test_calls_put_no_tick_off_that_a_held_run_waits_for(ticker: EpochTicker, ticks: list[int]) -> None:
+    """Calls that come faster than ticks do not keep the clock from those it is held for."""
+    ticker.hold()
+    deadline = time.monotonic() + 10
+    while len(ticks) < 100:
+        assert time.monotonic() < deadline
+        ticker.touch()
+    ticker.release()
+
+
+def test_it_can_be_closed_while_it_falls_asleep(
+    wasm_engine: WasmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close that comes between the thread's last look and its sleep ends the thread all the same."""
+    made = EpochTicker(wasm_engine.engine)
+    real, closing = epoch._Timer.stop, threading.Thread(target=made.close)
+
+    def stop(timer: Any) -> None:
+        if not closing.is_alive():
+            closing.start()
+            until(lambda: made._timer is None)
+            until(lambda: bool(select.select([timer._descriptor], [], [], 0)[0]))
+        real(timer)
+
+    monkeypatch.setattr(epoch._Timer, "stop", stop)
+    made.touch()
+    until(lambda: made._timer is None)
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_many_threads_may_touch_it(ticker: EpochTicker) -> None:
