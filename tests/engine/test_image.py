@@ -235,7 +235,7 @@ def test_nonzero_pages(memory: bytes) -> None:
     assert rebuilt == memory
 
 
-@given(st.lists(st.frozensets(st.integers(0, 400), max_size=300), min_size=1, max_size=5))
+@given(st.lists(st.frozensets(st.integers(0, 4000), max_size=300), min_size=1, max_size=5))
 def test_hot_pages_are_bounded_and_in_order(lessons: list[frozenset[int]]) -> None:
     """Whatever calls touched: few pages, in rising stretches that never meet, learned a few times only."""
     hot = HotPages()
@@ -247,4 +247,5 @@ def test_hot_pages_are_bounded_and_in_order(lessons: list[frozenset[int]]) -> No
     assert edges == sorted(set(edges))
     named = {number for touched in lessons for number in touched}
     assert all(first in named and end - 1 in named for first, end in stretches)
+    assert sum(end - first for first, end in stretches) <= 2 * HotPages.MOST
     assert hot.learning == (len(lessons) < HotPages.LESSONS)
