@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -15,6 +15,10 @@ from functions.cli.checks.finding import Finding, Verdict, counted
 from functions.cli.settings import common_settings, setting
 from functions.cli.terminal import EXIT_FAILED, faint, harmless, say, strong
 from nexus_core.config import FILE_VARIABLE, PREFIX, ConfigError, RuntimeConfig, load_config, settings
+from nexus_core.errors import NexusError
+
+if TYPE_CHECKING:
+    from nexus_core.handlers import HandlerRegistry
 
 _MARKS: Mapping[Verdict, tuple[str, str]] = MappingProxyType(
     {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "problem": ("problem", "red")}
@@ -74,15 +78,12 @@ def _examine(options: Mapping[str, Any], *, container: bool) -> Iterator[Finding
 def _checks(config: RuntimeConfig) -> Mapping[str, Callable[[], Finding]]:
     """The checks by name, in the order in which they are told."""
     from functions.cli.checks import capacity, folders, host, running
-    from nexus_core.handlers import HandlerRegistry
     from nexus_core.logs import configure_logging
 
     # What the parts would log, the findings say.
     configure_logging("error", "text")
-    registry = HandlerRegistry(config.handlers_dir, config.limits)
-    limits = [
-        registry.get(name).manifest.limits for name in registry.names() if name not in registry.errors()
-    ]
+    registry = _registry(config)
+    limits = [one.manifest.limits for one in folders.accepted(registry)]
     largest = max(limit.memory_limit_bytes for limit in (config.limits, *limits))
     here = host.read_host()
     in_memory = folders.cache_in_memory(config)
@@ -101,6 +102,16 @@ def _checks(config: RuntimeConfig) -> Mapping[str, Callable[[], Finding]]:
         "event sink": lambda: running.check_sink(config),
         "address": lambda: running.check_address(config),
     }
+
+
+def _registry(config: RuntimeConfig) -> HandlerRegistry | None:
+    """The handlers, None when their folder cannot be read, which is what the check of it tells."""
+    from nexus_core.handlers import HandlerRegistry
+
+    try:
+        return HandlerRegistry(config.handlers_dir, config.limits)
+    except NexusError:
+        return None
 
 
 def _environ(options: Mapping[str, Any], *, container: bool) -> Mapping[str, str]:

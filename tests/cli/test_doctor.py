@@ -115,6 +115,7 @@ def test_handlers_that_are_refused(nexus: Command) -> None:
         (0o600, "file", "not_a_folder"),
         (0o700, "link", "not_a_folder"),
         (0o700, "nothing below nothing", "neither is"),
+        (0o700, "x" * 5000, "io_error"),
     ],
 )
 def test_a_cache_that_would_not_be_used(nexus: Command, mode: int, what: str, words: str) -> None:
@@ -128,7 +129,7 @@ def test_a_cache_that_would_not_be_used(nexus: Command, mode: int, what: str, wo
         cache.mkdir()
         cache.chmod(mode)
     else:
-        cache = cache / "a" / "b"
+        cache = cache / "a" / what
     found = check_cache(RuntimeConfig(cache_dir=cache))
     assert (found.verdict, words in found.found, bool(found.advice)) == ("problem", True, True)
 
@@ -266,8 +267,29 @@ def test_the_cache_is_only_looked_at(nexus: Command) -> None:
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
 
 
-def test_a_check_that_breaks_hinders_no_other(nexus: Command) -> None:
+def test_a_check_that_breaks_hinders_no_other(nexus: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a check cannot cope with becomes its finding."""
-    found = examine(nexus, code=1, NEXUS_STORE_URL="sqlite:///" + "x" * 5000)
-    assert "the check itself failed: OSError" in found["store"]["found"]
+    monkeypatch.delattr("functions.cli.checks.running.check_clock")
+    found = examine(nexus, code=1)
+    assert found["clock"]["found"].startswith("the check itself failed: AttributeError: ")
     assert found["engine"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("check", "variables"),
+    [
+        ("store", {"NEXUS_STORE_URL": "sqlite:///" + "x" * 5000}),
+        ("store", {"NEXUS_STORE_URL": "sqlite:///nexus.toml/new.db"}),
+        ("handlers", {"NEXUS_HANDLERS_DIR": "nexus.toml"}),
+        ("seed", {"NEXUS_CACHE_SEED_DIR": "x" * 5000}),
+        ("event sink", {"NEXUS_EVENT_SINK": "http://a..b/"}),
+        ("event sink", {"NEXUS_EVENT_SINK": "http://[/"}),
+        ("address", {"NEXUS_HOST": "a..b"}),
+    ],
+)
+def test_settings_that_lead_nowhere(nexus: Command, check: str, variables: dict[str, str]) -> None:
+    """What the settings allow and the machine does not is a problem with words for it, in each check."""
+    nexus.write("nexus.toml", "")
+    found = examine(nexus, code=1, **variables)[check]
+    assert found["verdict"] == "problem"
+    assert "the check itself failed" not in found["found"]

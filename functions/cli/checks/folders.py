@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,22 +15,29 @@ from functions.cli.checks.host import file_system
 from nexus_core.caches.folder import CacheFolder, CacheUnavailable, DamagedEntry, unavailable
 from nexus_core.config import RuntimeConfig
 from nexus_core.errors import NexusError
-from nexus_core.handlers import HandlerRegistry
+from nexus_core.handlers import HandlerRegistry, HandlerSource
 
 _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 _MOST_LINES = 10
 
 
-def check_handlers(config: RuntimeConfig, registry: HandlerRegistry) -> Finding:
+def accepted(registry: HandlerRegistry | None) -> list[HandlerSource]:
+    """The handlers that are served."""
+    if registry is None:
+        return []
+    return [registry.get(name) for name in registry.names() if name not in registry.errors()]
+
+
+def check_handlers(config: RuntimeConfig, registry: HandlerRegistry | None) -> Finding:
     """Whether the handlers folder can be read, and which handlers are refused."""
     folder = config.handlers_dir
     try:
         next(folder.iterdir(), None)
     except OSError as error:
         found = f"{folder} cannot be read: {error.strerror}"
-        advice = "make the folder, or set NEXUS_HANDLERS_DIR; without it every call is HANDLER_NOT_FOUND"
+        advice = "the server's user must be able to read it: make it so, or set NEXUS_HANDLERS_DIR"
         return Finding(check="handlers", verdict="problem", found=found, advice=advice)
-    names, errors = registry.names(), registry.errors()
+    names, errors = (registry.names(), registry.errors()) if registry else ((), {})
     if errors:
         lines = [f"{name}: {error.message}" for name, error in sorted(errors.items())]
         found = f"{len(errors)} of {len(names)} handlers in {folder} are refused"
@@ -73,14 +81,14 @@ def cache_in_memory(config: RuntimeConfig) -> bool:
     return file_system(config.cache_dir) in _MEMORY_FILE_SYSTEMS
 
 
-def check_seed(config: RuntimeConfig, registry: HandlerRegistry) -> Finding:
+def check_seed(config: RuntimeConfig, registry: HandlerRegistry | None) -> Finding:
     """Whether the seed may be trusted, fits this processor and wasmtime, and holds all handlers."""
     folder = config.cache_seed_dir
     if folder is None:
         return Finding(check="seed", verdict="ok", found="none is set; what is not in the cache is compiled")
     probe = _SeedProbe(folder, config)
     try:
-        missing = _missing_handlers(probe, registry)
+        missing = _missing_handlers(probe, accepted(registry))
     except _NotThere:
         found = f"{folder} holds no machine code of this version of the engine"
         advice = "the first start compiles the engine: make the seed with this version's `nexus build`"
@@ -143,7 +151,7 @@ class _SeedProbe:
         self.misfits += 1
 
 
-def _missing_handlers(probe: _SeedProbe, registry: HandlerRegistry) -> tuple[str, ...]:
+def _missing_handlers(probe: _SeedProbe, sources: Sequence[HandlerSource]) -> tuple[str, ...]:
     """The accepted handlers that the seed lacks; raises what hinders the engine itself."""
     from nexus_core.caches.memory import MemoryCache
     from nexus_core.compiler import HandlerCompiler
@@ -154,13 +162,11 @@ def _missing_handlers(probe: _SeedProbe, registry: HandlerRegistry) -> tuple[str
 
     async def look(compiler: HandlerCompiler) -> tuple[str, ...]:
         missing = []
-        for name in registry.names():
-            if name in registry.errors():
-                continue
+        for source in sources:
             try:
-                await compiler.get(registry.get(name))
+                await compiler.get(source)
             except (_NotThere, DamagedEntry, NexusError):
-                missing.append(name)
+                missing.append(source.name)
         return tuple(missing)
 
     with ExitStack() as parts:

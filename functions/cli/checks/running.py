@@ -93,8 +93,14 @@ def check_store(config: RuntimeConfig) -> Finding:
     kind = config.store_url.partition(":")[0]
     if config.store_url.startswith(_SQLITE):
         path = Path(config.store_url.removeprefix(_SQLITE))
-        if not path.exists():
+        try:
+            path.stat()
+        except FileNotFoundError:
             return _check_new_database(path)
+        except OSError as error:
+            found = f"sqlite: {path} cannot be used: {error.strerror}"
+            advice = f"user {os.geteuid()} must be able to read and write it, or set NEXUS_STORE_URL"
+            return Finding(check="store", verdict="problem", found=found, advice=advice)
     trouble = _store_trouble(config.store_url)
     if trouble is None:
         return Finding(check="store", verdict="ok", found=f"{kind}: wrote, read and deleted")
@@ -235,8 +241,9 @@ def check_sink(config: RuntimeConfig) -> Finding:
         return Finding(check="event sink", verdict="problem", found="NEXUS_EVENT_SINK is no URL")
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        found = f"{host}:{port} cannot be reached: {error.strerror or error}"
+    # A name that can be none is a UnicodeError of the resolver's.
+    except (OSError, UnicodeError) as error:
+        found = f"{host}:{port} cannot be reached: {getattr(error, 'strerror', None) or 'no such name'}"
         advice = "calls that emit events fail after three tries: start it, or allow the way to it (egress)"
         return Finding(check="event sink", verdict="problem", found=found, advice=advice)
     return Finding(check="event sink", verdict="ok", found=f"{host}:{port} takes connections")
@@ -247,8 +254,9 @@ def check_address(config: RuntimeConfig) -> Finding:
     where = f"{config.host}:{config.port}"
     try:
         found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        text = f"{config.host} is no address of this machine: {error.strerror}"
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "no such name"
+        text = f"{config.host} is no address of this machine: {why}"
         return Finding(check="address", verdict="problem", found=text, advice="set NEXUS_HOST")
     family, _, _, _, address = found[0]
     local = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
