@@ -6,6 +6,8 @@ import concurrent.futures
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,12 @@ from tests.knative.containers import ENTRY, Container, container, root_command
 HELLO = request_bytes("/invoke/hello", b'{"who": "bob"}')
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 NOBODY = 65532
+_CONFINED = f"""
+    mount --bind "$1" /tmp
+    mount -o remount,bind,ro /
+    shift
+    exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --inh-caps=-all --bounding-set=-all "$@"
+"""
 
 
 class _Echo(BaseHTTPRequestHandler):
@@ -206,16 +214,13 @@ def _await_not_ready(stopping: Container) -> None:
 def test_it_runs_as_nobody_on_a_root_that_is_read_only(tmp_path: Path, cache: Path) -> None:
     """Only /tmp can be written to, the user has no name and no rights, and calls are answered."""
     working = tmp_path / "tmp"
+    probe = root_command(_CONFINED, tmp_path, sys.executable, "-c", "import functions.knative")
+    if (tried := subprocess.run(probe, capture_output=True, check=False)).returncode != 0:
+        pytest.skip(f"nobody may not run this Python: {tried.stderr.decode().strip()[-200:]}")
     shutil.copytree(cache, working / "nexus-cache")
     for path in (working, *working.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
-    script = """
-        mount --bind "$1" /tmp
-        mount -o remount,bind,ro /
-        shift
-        exec setpriv --reuid 65532 --regid 65532 --clear-groups --inh-caps=-all --bounding-set=-all "$@"
-    """
-    command = root_command(script, working, *ENTRY)
+    command = root_command(_CONFINED, working, *ENTRY)
     with container(tmp_path, command=command, cache_dir="/tmp/nexus-cache", store_url="memory:") as confined:
         status = Path(f"/proc/{confined.process.pid}/status").read_text()
         assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}" in status
