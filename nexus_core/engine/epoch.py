@@ -15,6 +15,9 @@ from nexus_core.engine import bindings
 TICK_SECONDS = 0.002
 """A guest yields at each tick, so this bounds how long it can hold the event loop."""
 
+_PUT_OFF_SECONDS = TICK_SECONDS / 2
+"""Setting the timer takes up to 10 us of a virtual machine, so not every call does."""
+
 _IDLE_TICKS = 50
 """Ticks without a call before the ticker sleeps."""
 
@@ -22,11 +25,10 @@ _IDLE_TICKS = 50
 class EpochTicker:
     """Advances the engine's epoch every `TICK_SECONDS` while calls arrive.
 
-    `touch()` is what a call pays, a microsecond. It also puts the next tick off to a whole `TICK_SECONDS`
-    from now: while calls come faster than that there is none, and the calls need not share the
-    interpreter with a thread that ticks for nobody. While the ticker is held nothing is put off, so the
-    runs it is held for meet every tick. All of it is safe from any thread: a lost increment of
-    `_touches` is another thread's increment, which keeps the ticker awake too.
+    `touch()` is what a call pays. It also puts the next tick off: while calls come faster than ticks there
+    is none, and the calls need not share the interpreter with a thread that ticks for nobody. While the
+    ticker is held nothing is put off, so the runs it is held for meet every tick. All of it is safe from
+    any thread: a lost increment of `_touches` is another thread's, which keeps the ticker awake too.
     """
 
     def __init__(self, engine: wasmtime.Engine) -> None:
@@ -39,6 +41,7 @@ class EpochTicker:
         self._stopping = False
         self._timer: _Timer | None = None
         self._armed = False
+        self._put_off = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -52,9 +55,8 @@ class EpochTicker:
         timer = self._timer
         if timer is None:
             self._start()
-        elif not (self._running and self._armed):
-            self._armed = True
-            timer.start()
+        elif not self._armed or (not self._running and time.monotonic() - self._put_off > _PUT_OFF_SECONDS):
+            self._arm(timer)
 
     def hold(self) -> None:
         """Keep ticking until `release`, however long the guest computes without a new call."""
@@ -71,8 +73,7 @@ class EpochTicker:
         with self._lock:
             if self._timer is None and not self._stopping:
                 self._timer = timer = _Timer()
-                self._armed = True
-                timer.start()
+                self._arm(timer)
                 self._thread = threading.Thread(
                     target=self._tick, args=(timer,), name="nexus-epoch", daemon=True
                 )
@@ -95,9 +96,13 @@ class EpochTicker:
             timer.stop()
             # Who touched or held it after the test above may have found it armed, or been stopped here.
             if self._touches != seen or self._running:
-                self._armed = True
-                timer.start()
+                self._arm(timer)
         timer.close()
+
+    def _arm(self, timer: _Timer) -> None:
+        self._armed = True
+        self._put_off = time.monotonic()
+        timer.start()
 
     def restart(self) -> None:
         """Have the next call start a thread: none survives a fork; one that survives a snapshot ends."""
