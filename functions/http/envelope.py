@@ -111,7 +111,7 @@ def host_limits(
 def wants_minimal(headers: Headers) -> bool:
     """Whether `Prefer: return=minimal` asks for the bare return value (RFC 7240)."""
     value = headers.get(b"prefer")
-    if value is None:
-        return False
+    if value is None or value == b"return=minimal":
+        return value is not None
     preferences = (part.partition(b";")[0].strip().lower() for part in value.split(b","))
     return b"return=minimal" in preferences

@@ -31,7 +31,7 @@ RAW_WORDS = 4
 
 _RELEASING_GIL = ctypes.CDLL(_ffi.dll._name)
 _HOLDING_GIL = ctypes.PyDLL(_ffi.dll._name)
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC = ctypes.PyDLL(None, use_errno=True)
 
 
 def _bind(library: ctypes.CDLL, name: str, restype: Any) -> Any:
@@ -40,7 +40,7 @@ def _bind(library: ctypes.CDLL, name: str, restype: Any) -> Any:
     return function
 
 
-call_async = _bind(_RELEASING_GIL, "wasmtime_func_call_async", c_void_p)
+call_async = _bind(_HOLDING_GIL, "wasmtime_func_call_async", c_void_p)
 """(context, func, args, nargs, results, nresults, trap_ret, error_ret) -> future; runs nothing yet."""
 future_poll = _bind(_RELEASING_GIL, "wasmtime_call_future_poll", c_bool)
 """(future) -> done; runs guest code until it ends or yields at an epoch tick."""
@@ -77,7 +77,7 @@ libc_mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, ctypes.c_long]
 libc_madvise = _bind(_LIBC, "madvise", c_int)
 timerfd_create = _bind(_LIBC, "timerfd_create", c_int)
 """(clock, flags) -> descriptor, or -1."""
-timerfd_settime = _bind(ctypes.PyDLL(None), "timerfd_settime", c_int)
+timerfd_settime = _bind(_LIBC, "timerfd_settime", c_int)
 """(descriptor, flags, new `itimerspec` *, old `itimerspec` *) -> 0, or -1; never waits."""
 MAP_FAILED = ctypes.c_void_p(-1).value
 

@@ -7,7 +7,7 @@ call's capabilities and counted against its limits, whatever the bootstrap alrea
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from typing import Literal
 
 import msgspec
@@ -94,7 +94,7 @@ class Usage:
     __slots__ = ("awaited", "denials", "events", "host_calls", "last_call_id", "log_bytes", "mutations")
 
     def __init__(self) -> None:
-        self.host_calls: Counter[str] = Counter()
+        self.host_calls: dict[str, int] = defaultdict(int)
         self.mutations = 0
         self.events = 0
         self.log_bytes = 0
@@ -134,7 +134,7 @@ class FlushReader:
                 LimitBreach("max_output_bytes", most, size),
             )
         # Before each is looked at: a forged text can hold millions.
-        most = usage.host_calls.total() + len(text.operations) + len(text.calls)
+        most = sum(usage.host_calls.values()) + len(text.operations) + len(text.calls)
         hold_to_count("max_host_calls", limits.max_host_calls, most)
         operations = _Operations(capabilities, usage.host_calls)
         for operation in text.operations:
@@ -162,7 +162,8 @@ class FlushReader:
             data = _HALF_PAIR.sub(_REPLACEMENT, data)
         try:
             # The values stay JSON text, in which the decoder lets through what is not UTF-8.
-            data.decode()
+            if not data.isascii():
+                data.decode()
             return self._decoder.decode(data)
         except RecursionError as error:
             raise GuestError("the handler handed over a value that is nested too deeply") from error
@@ -173,7 +174,7 @@ class FlushReader:
 class _Operations:
     """Sorts a flush's operations by kind; raises `PermissionDenied` for one that is not allowed."""
 
-    def __init__(self, capabilities: CapabilitySet, counts: Counter[str]) -> None:
+    def __init__(self, capabilities: CapabilitySet, counts: dict[str, int]) -> None:
         self._capabilities = capabilities
         self._counts = counts
         self.mutations: list[StateMutation] = []

@@ -77,6 +77,7 @@ class Guest:
         self.host_failure: BaseException | None = None
         self._memory_limit = -1
         self._size = 0
+        self._stack = -1
         self._instantiate(functions, pre)
 
     def _instantiate(self, functions: Signatures, pre: Any) -> None:
@@ -121,10 +122,13 @@ class Guest:
 
     def set_stack_pointer(self, value: int) -> None:
         """Move the guest's stack pointer; only when it is not running."""
+        if value == self._stack:
+            return
         self._stack_value.words[bindings.VALUE_I32_WORD] = value
         error = bindings.global_set(self._context, self._stack_pointer_pointer, self._stack_value.pointer)
         if error:
             raise bindings.host_error(error)
+        self._stack = value
 
     def limit_memory(self, limit: int) -> None:
         """From now on `memory.grow` past `limit` bytes fails inside the guest."""
@@ -145,8 +149,9 @@ class Guest:
             raise bindings.host_error(error)
 
     def ran(self) -> None:
-        """Say that guest code ran: its memory may have grown."""
+        """Say that guest code ran: its memory may have grown, and its stack pointer be anywhere."""
         self._size = 0
+        self._stack = -1
 
     def begin(self) -> None:
         """Give the guest one whole tick before it yields; call it at the start of each run."""

@@ -241,7 +241,7 @@ def _admit_random(call: GuestCall) -> None:
     demand(call.policy.capabilities, "crypto", "random")
     counts = call.usage.host_calls
     counts["random"] += 1
-    hold_to_count("max_host_calls", call.policy.limits.max_host_calls, counts.total())
+    hold_to_count("max_host_calls", call.policy.limits.max_host_calls, sum(counts.values()))
 
 
 def _module_normalize(guest: Any, values: Any) -> int:
