@@ -220,7 +220,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> FailingStore:
 def sink(monkeypatch: pytest.MonkeyPatch) -> Listener:
     """The event sink of runtimes that are started after it."""
     made = Listener()
-    monkeypatch.setattr("nexus_core.build.open_event_sink", lambda _url: made)
+    monkeypatch.setattr("nexus_core.build.open_event_sink", lambda _url, _attributes: made)
     return made
 
 
