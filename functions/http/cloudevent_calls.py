@@ -16,9 +16,11 @@ from functions.http.auth import Gate, Grant
 from functions.http.bodies import RequestBody
 from functions.http.cloudevents import IncomingEvent, ReplyEvent, read_events, reply_of
 from functions.http.envelope import Headers, capabilities_of, host_limits, session_of, traceparent_of
+from functions.http.problems import CallProblem
 from nexus_core.context import ExecutionContext
 from nexus_core.errors import ERROR_TABLE, ErrorCode, NexusError
-from nexus_core.result import ErrorInfo, WasmResult
+from nexus_core.redelivery import is_redelivered
+from nexus_core.result import WasmResult
 from nexus_core.trigger_index import TriggerIndex
 
 if TYPE_CHECKING:
@@ -26,28 +28,18 @@ if TYPE_CHECKING:
 
 # A handler that threw may have met a passing trouble of somebody else's; the other 500s are its own limits.
 _PASSING: Final = frozenset({ErrorCode.EXECUTION_ERROR})
-_RETRIED: Final = frozenset({404, 408, 409, 429})
 _MAX_ORIGIN: Final = 256
 
 
-def _tried_again(status: int) -> bool:
-    """Whether a broker delivers an event again that was answered with `status`."""
-    return status in _RETRIED or status >= 500
-
-
-class EventRefused(NexusError):
+class EventRefused(CallProblem):
     """An event was not handled: the code and message of its error, and the status for a broker."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code  # type: ignore[misc]
 
     @property
     def http_status(self) -> int:
         """The error's own status where a broker does with it what is right, else 422."""
         answer = ERROR_TABLE[self.code]
         again = answer.retryable or self.code in _PASSING
-        return answer.http_status if again == _tried_again(answer.http_status) else 422
+        return answer.http_status if again == is_redelivered(answer.http_status) else 422
 
 
 class CloudEventCalls:
@@ -80,7 +72,7 @@ class CloudEventCalls:
                 refusals.append(error)
         if refusals:
             # A batch is delivered again as a whole, which is right as soon as one event of it may succeed.
-            raise max(refusals, key=lambda error: _tried_again(error.http_status))
+            raise max(refusals, key=lambda error: is_redelivered(error.http_status))
         await send_answer(send, _accepted(replies), request_id)
 
     def _handler_for(self, event: IncomingEvent, grant: Grant) -> str:
@@ -117,8 +109,7 @@ def _reply(result: WasmResult, handler: str, request_id: str) -> ReplyEvent | No
     try:
         return reply_of(result.return_value, handler, request_id)
     except NexusError as error:
-        info = ErrorInfo.of(error)
-        raise EventRefused(info.code, info.message) from None
+        raise EventRefused(error.code, error.message) from None
 
 
 def _accepted(replies: Sequence[ReplyEvent | None]) -> Answer:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from functions.http.answers import Answer, Header
-from nexus_core.errors import InvalidRequest, NexusError
+from nexus_core.errors import ErrorCode, InvalidRequest, NexusError
 
 PROBLEM_TYPE: Final = (b"content-type", b"application/problem+json")
 
@@ -30,6 +30,14 @@ class HttpProblem(InvalidRequest):
     def http_status(self) -> int:
         """The status this problem is answered with."""
         return self.status
+
+
+class CallProblem(NexusError):
+    """A call's error as whoever caused the call may see it: code and message, no source, no stack."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # the other errors have one code each
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from functions.http.answers import JSON_TYPE, NO_SNIFFING, Answer, Header, json_answer, retry_headers
-from functions.http.problems import problem_answer
-from nexus_core.errors import GuestError, NexusError
+from functions.http.problems import CallProblem, problem_answer
+from nexus_core.errors import GuestError
 from nexus_core.limits import KIB
-from nexus_core.result import ErrorInfo, WasmResult
+from nexus_core.result import WasmResult
 
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16 * KIB
@@ -36,18 +36,12 @@ _RESERVED: Final = frozenset(
 )  # fmt: skip
 
 
-class _CallFailed(NexusError):
-    """A call's error, as the visitor of a trigger's route sees it: code and message, no source, no stack."""
-
-    def __init__(self, error: ErrorInfo) -> None:
-        super().__init__(error.message)
-        self.code = error.code  # type: ignore[misc]
-
-
 def trigger_answer(result: WasmResult, request_id: str) -> Answer:
     """The response to a triggered call. A response the handler may not give is its error, a 500."""
     if result.error is not None:
-        return problem_answer(_CallFailed(result.error), request_id, retry_headers(result.error.code))
+        error = result.error
+        problem = CallProblem(error.code, error.message)
+        return problem_answer(problem, request_id, retry_headers(error.code))
     if result.status == "suspended":
         return json_answer(result.suspension, 202)
     try:

@@ -21,6 +21,7 @@ from cloudevents.core.v1.event import CloudEvent
 
 from nexus_core.config import ConfigError
 from nexus_core.errors import InternalError
+from nexus_core.redelivery import is_redelivered
 from nexus_core.result import EmittedEvent
 
 _log = logging.getLogger("nexus.events")
@@ -28,8 +29,6 @@ _log = logging.getLogger("nexus.events")
 _PAUSES: Final = (0.1, 0.5)
 """Seconds before the second and the third try."""
 _TRY_SECONDS: Final = 3.0
-# What Knative's data plane contract tells senders to try again; every other 4xx stays as it is.
-_TRIED_AGAIN: Final = frozenset({404, 408, 409, 429})
 
 
 class CloudEventSink:
@@ -86,7 +85,7 @@ class CloudEventSink:
                 answer = await self._client.post(self._url, content=message.body, headers=message.headers)
                 if answer.is_success:
                     return True
-                trouble, again = f"status {answer.status_code}", _is_tried_again(answer.status_code)
+                trouble, again = f"status {answer.status_code}", is_redelivered(answer.status_code)
             except httpx.HTTPError as error:
                 trouble, again = type(error).__name__, True
             _log.warning("event %s not delivered: %s", message.headers["ce-id"], trouble)
@@ -94,10 +93,6 @@ class CloudEventSink:
                 break
             await asyncio.sleep(pause)
         return False
-
-
-def _is_tried_again(status: int) -> bool:
-    return status in _TRIED_AGAIN or status >= 500
 
 
 def parse_attributes(text: str) -> dict[str, str]:
