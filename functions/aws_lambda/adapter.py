@@ -14,9 +14,10 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from functions.aws_lambda.calls import Calls, LambdaContext
+from functions.aws_lambda.deliveries import BATCHED
 from functions.aws_lambda.direct import answer_direct
 from functions.aws_lambda.dispatch import CallFailed, Dispatch
 from functions.aws_lambda.event_shapes import Source, source_of
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from nexus_core.runtime import Runtime
 
 _log = logging.getLogger(__name__)
-
-_BATCHED: Final = frozenset({Source.SQS, Source.KINESIS, Source.DYNAMODB})
 
 
 class Watcher(Protocol):
@@ -84,7 +83,7 @@ class LambdaAdapter:
 
     def before_snapshot(self) -> None:
         """Load what events may need, and let go of what a picture of this process must not hold."""
-        if any(self._runtime.handlers.triggers(source) for source in _BATCHED):
+        if any(self._runtime.handlers.triggers(source) for source in BATCHED):
             _ = self._batches
         self._loop.run_until_complete(self._runtime.before_snapshot())
 
@@ -131,7 +130,7 @@ class LambdaAdapter:
             return self._http.answer(event, context, calls)
         if source is Source.DIRECT:
             return direct_reply(self._loop.run_until_complete(answer_direct(event, calls)))
-        if source in _BATCHED:
+        if source in BATCHED:
             return self._batches.answer(source, event["Records"], calls)
         records = event.get("Records", [event])
         return self._loop.run_until_complete(answer_notification(self._dispatch, source, records, calls))

@@ -300,3 +300,9 @@ _IDENTIFIERS: Final[Mapping[Source, tuple[str, ...]]] = {
     Source.KINESIS: ("kinesis", "sequenceNumber"),
     Source.DYNAMODB: ("dynamodb", "SequenceNumber"),
 }
+
+TRIGGERED: Final = frozenset(_TRANSLATORS)
+"""The sources whose events go where a trigger of their kind says."""
+
+BATCHED: Final = frozenset(_IDENTIFIERS)
+"""Those of them that want to know which records failed."""

@@ -12,8 +12,8 @@ import msgspec
 
 from functions.aws_lambda.calls import Calls
 from functions.http.answers import CallAnswer, shown
-from nexus_core.capabilities import CapabilitySet
-from nexus_core.errors import InvalidHandler, InvalidRequest
+from functions.http.envelope import asked_capabilities
+from nexus_core.errors import InvalidRequest
 from nexus_core.stores.bounds import check_session
 
 
@@ -38,20 +38,14 @@ async def answer_direct(event: Mapping[str, Any], calls: Calls) -> CallAnswer:
         content = msgspec.json.encode(asked.event)
     except (UnicodeEncodeError, RecursionError):
         raise InvalidRequest("the event holds text that is no Unicode, or nests too deep") from None
+    capabilities = None
+    if asked.capabilities is not None:
+        capabilities = asked_capabilities(asked.capabilities, "capabilities")
     result = await calls.run(
         asked.handler,
         content,
         request_id=calls.request_id,
         session=asked.session,
-        capabilities=_capabilities(asked.capabilities),
+        capabilities=capabilities,
     )
     return shown(result)
-
-
-def _capabilities(tokens: list[str] | None) -> CapabilitySet | None:
-    if tokens is None:
-        return None
-    try:
-        return CapabilitySet.parse(tokens)
-    except InvalidHandler as error:
-        raise InvalidRequest(f"capabilities: {error.message}") from None

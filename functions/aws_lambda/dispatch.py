@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Final
 
 from functions.aws_lambda.calls import Calls
-from functions.aws_lambda.deliveries import Delivery
+from functions.aws_lambda.deliveries import TRIGGERED, Delivery
 from functions.aws_lambda.event_shapes import Source
 from nexus_core.handlers import HandlerRegistry
 from nexus_core.result import ErrorInfo
 from nexus_core.trigger_index import TriggerIndex
-
-TRIGGERED: Final = frozenset(Source) - {Source.HTTP, Source.DIRECT}
 
 
 class CallFailed(Exception):

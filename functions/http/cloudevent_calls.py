@@ -15,7 +15,14 @@ from functions.http.answers import NO_SNIFFING, Answer, send_answer
 from functions.http.auth import Gate, Grant
 from functions.http.bodies import RequestBody
 from functions.http.cloudevents import IncomingEvent, ReplyEvent, read_events, reply_of
-from functions.http.envelope import Headers, capabilities_of, host_limits, session_of, traceparent_of
+from functions.http.envelope import (
+    Headers,
+    capabilities_of,
+    host_limits,
+    session_of,
+    sound_traceparent,
+    traceparent_of,
+)
 from functions.http.problems import CallProblem
 from nexus_core.context import ExecutionContext
 from nexus_core.errors import ERROR_TABLE, ErrorCode, NexusError
@@ -88,16 +95,15 @@ class CloudEventCalls:
     ) -> WasmResult:
         """Run one event's handler, which the index has found."""
         limits = self._runtime.handlers.get(handler).manifest.limits
+        # The event's own trace goes on, not the one of the broker's delivery.
+        traceparent = sound_traceparent(event.traceparent) if event.traceparent else traceparent_of(headers)
         context = ExecutionContext(
             request_id=request_id,
             event=event.text,
             session=session_of(b"", headers),
             capabilities=capabilities_of(headers),
             limits=host_limits(limits, headers, scope),
-            # The event's own trace goes on, not the one of the broker's delivery.
-            traceparent=traceparent_of({b"traceparent": event.traceparent.encode("latin-1", "replace")})
-            if event.traceparent
-            else traceparent_of(headers),
+            traceparent=traceparent,
         )
         return await self._runtime.execute(handler, context)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -71,7 +71,11 @@ def traceparent_of(headers: Headers) -> str | None:
     value = headers.get(b"traceparent")
     if value is None:
         return None
-    text = value.decode("latin-1")
+    return sound_traceparent(value.decode("latin-1"))
+
+
+def sound_traceparent(text: str) -> str | None:
+    """`text` when it is a `traceparent` of W3C Trace Context, else None."""
     return text if _TRACEPARENT.fullmatch(text) else None
 
 
@@ -85,10 +89,15 @@ def capabilities_of(headers: Headers) -> CapabilitySet | None:
     if value is None:
         return None
     tokens = [token.strip() for token in value.decode("latin-1").split(",")]
+    return asked_capabilities((token for token in tokens if token), "Nexus-Capabilities")
+
+
+def asked_capabilities(tokens: Iterable[str], place: str) -> CapabilitySet:
+    """What a caller's tokens allow; raises `InvalidRequest` that names the `place` they stood in."""
     try:
-        return CapabilitySet.parse(token for token in tokens if token)
+        return CapabilitySet.parse(tokens)
     except InvalidHandler as error:
-        raise InvalidRequest(f"Nexus-Capabilities: {error.message}") from None
+        raise InvalidRequest(f"{place}: {error.message}") from None
 
 
 def host_limits(
@@ -111,7 +120,10 @@ def host_limits(
 def wants_minimal(headers: Headers) -> bool:
     """Whether `Prefer: return=minimal` asks for the bare return value (RFC 7240)."""
     value = headers.get(b"prefer")
-    if value is None or value == b"return=minimal":
-        return value is not None
+    if value is None:
+        return False
+    if value == b"return=minimal":
+        # As nearly everyone writes it who wants it: no need to take it apart.
+        return True
     preferences = (part.partition(b";")[0].strip().lower() for part in value.split(b","))
     return b"return=minimal" in preferences

@@ -27,8 +27,6 @@ from nexus_core.limits import KIB, MIB
 
 _log = logging.getLogger(__name__)
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
 MAX_STREAMS: Final = 128
 """Requests of one connection that are under way at once; one more is refused, to be sent again."""
 MAX_HEAD_BYTES: Final = 64 * KIB
@@ -250,7 +248,6 @@ class _Stream:
         self._arrived = asyncio.Event()
         self._more_body = True
         self._lost = False
-        self._started = False
         self._complete = False
 
     def feed(self, data: bytes, size: int) -> None:
@@ -319,7 +316,6 @@ class _Stream:
                 self._connection.flush()
 
     def _send_head(self, status: int, headers: Headers) -> None:
-        self._started = True
         sent = [(b":status", b"%d" % status), *self._connection.server_state.default_headers]
         sent += [(name.lower(), value) for name, value in headers if name.lower() not in _NOT_IN_HTTP2]
         self._connection.h2.send_headers(self.id, sent)

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from aws_lambda_powertools import Logger
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from functions.aws_lambda.log_lines import TRACE_VARIABLE, InvocationLines, take_over_logging
 from nexus_core.errors import ErrorCode
 from nexus_core.logs import MAX_LINE_BYTES, TALKATIVE, CallLog, Field
+from tests.core.log_streams import lines_of, own_logging_kept
 
 KEYS: dict[str, Field] = {
     "cold_start": True,
@@ -28,13 +28,10 @@ TRACE = "1-5759e988-bd862e3fe1be46a994272793"
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
     """Give the process its own logging back."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in (*TALKATIVE, "aws_lambda_powertools", "aws_xray_sdk", "boto3", "botocore", "urllib3"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    with own_logging_kept(
+        *TALKATIVE, "aws_lambda_powertools", "aws_xray_sdk", "boto3", "botocore", "urllib3"
+    ):
+        yield
 
 
 @pytest.fixture
@@ -49,11 +46,6 @@ def lines(stream: io.BytesIO) -> InvocationLines:
     made = InvocationLines("shop", stream)
     take_over_logging(made, "info")
     return made
-
-
-def lines_of(stream: io.BytesIO) -> list[dict[str, Any]]:
-    """The JSON objects of a stream, one a line."""
-    return [json.loads(line) for line in stream.getvalue().split(b"\n")[:-1]]
 
 
 def log_call(lines: InvocationLines, code: ErrorCode | None = None) -> None:

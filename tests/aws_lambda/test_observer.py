@@ -22,6 +22,7 @@ from nexus_core.context import ExecutionContext
 from nexus_core.errors import ErrorCode
 from nexus_core.metrics import MetricsCollector
 from tests.aws_lambda.emf_rules import totals
+from tests.core.log_streams import own_logging_kept
 from tests.core.scraping import run_call
 
 HTTP = {"requestContext": {"requestId": "gateway-1"}}
@@ -41,14 +42,8 @@ class Context:
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
     """Give the process its own logging back."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    quiet = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "botocore", "urllib3")}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, before in quiet.items():
-        logging.getLogger(name).setLevel(before)
+    with own_logging_kept("httpx", "httpcore", "botocore", "urllib3"):
+        yield
 
 
 @pytest.fixture

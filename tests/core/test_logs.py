@@ -25,23 +25,14 @@ from nexus_core.logs import (
     configure_logging,
 )
 from nexus_core.result import LogRecord
+from tests.core.log_streams import lines_of, own_logging_kept
 
 
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
     """Give the process its own logging back."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
-
-
-def lines_of(stream: io.BytesIO) -> list[dict[str, Any]]:
-    """The JSON objects of a stream, one a line."""
-    return [json.loads(line) for line in stream.getvalue().split(b"\n")[:-1]]
+    with own_logging_kept("httpx", "httpcore"):
+        yield
 
 
 def log_call(log: CallLog, code: ErrorCode | None = None, **changes: Any) -> None:

@@ -83,13 +83,18 @@ def serving(tmp_path: Path, **settings: Any) -> Iterator[Server]:
         await_ready(server, tmp_path / "server.log")
         yield server
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process that still runs, by force if it does not listen."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def await_ready(server: Server, log: Path) -> None:

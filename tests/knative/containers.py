@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.http.serving import Server, await_ready, environment, free_port
+from tests.http.serving import Server, await_ready, end, environment, free_port
 
 ENTRY = (sys.executable, "-m", "functions.knative")
 
@@ -53,13 +53,7 @@ def container(
             started.await_ready()
         yield started
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(process)
 
 
 def root_command(script: str, *arguments: object) -> list[str]:

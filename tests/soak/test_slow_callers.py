@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from functions.http.http2_connection import PREFACE
 from tests.http.serving import read_response, request_bytes
 from tests.knative.containers import Container, container
 from tests.soak.callers import write_handlers
@@ -26,6 +25,7 @@ SECONDS = 15.0
 WITHIN = 1.0
 """The time in which a call is to be answered meanwhile."""
 
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _TCP_REPAIR = 19
 _BIG = 1_000_000
 _LIVE = request_bytes("/health/live", b"", method="GET")
@@ -146,7 +146,7 @@ def test_slow_callers_hold_up_nobody(server: Container, tell: Callable[[str], No
             "heads": _Drip(server, post + b"X-A: ", b"a", stack),
             "short bodies": _Drip(server, post + b"Content-Length: 1000\r\n\r\n", b"1", stack),
             "long bodies": _Drip(server, post + b"Content-Length: 100000\r\n\r\n", b"1", stack),
-            "silent HTTP/2": _Drip(server, PREFACE + bytes.fromhex("000000040000000000"), b"", stack),
+            "silent HTTP/2": _Drip(server, _PREFACE + bytes.fromhex("000000040000000000"), b"", stack),
             "nothing said": _Drip(server, b"", b"", stack),
         }
         for _ in range(EACH):
